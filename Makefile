@@ -1,0 +1,48 @@
+# make demo: see it work. make test: prove it. Both work again without network once installed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+
+.PHONY: demo test check soak format wheel clean
+.DEFAULT_GOAL := demo
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "steerec needs Python 3.11 or newer: make PYTHON=python3.11 demo")'
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone: any other order may fetch a CUDA build of several gigabytes
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing steerec into $(VENV) (some minutes the first time)"
+	$(PIP) "torch==2.13.0"
+	$(PIP) -e ".[offline]"
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) -e ".[offline,dev]"
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/steerec demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layers.py tests/test_docs.py
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+wheel: $(VENV)/.installed-dev
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+
+clean:
+	rm -rf dist build out .mypy_cache .ruff_cache .pytest_cache .hypothesis

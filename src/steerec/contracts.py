@@ -1,0 +1,171 @@
+"""The nouns every part speaks, and the encoder's protocol. Imports nothing of ours."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Times = NDArray[np.float64]
+Indices = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing a user did: `event` is a free name, `timestamp` Unix seconds (UTC)."""
+
+    user_id: str
+    item_id: str
+    event: str = "view"
+    value: float | None = None
+    timestamp: float | None = None
+    basket: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """One user's events, oldest first.
+
+    Attributes:
+        item_idx: (n,) int32.
+        weight: (n,) float32, the weight of the event's kind; negative means dislike.
+        time: (n,) float64, Unix seconds, NaN where unknown.
+        basket: (n,) int32, equal numbers share a basket, -1 where there are none.
+        user_idx: the user's row in the fitted data, -1 for one never seen there.
+    """
+
+    item_idx: Indices
+    weight: Floats
+    time: Times
+    basket: Indices
+    user_idx: int = -1
+
+    def __len__(self) -> int:
+        return len(self.item_idx)
+
+    def last(self, n: int) -> "History":
+        """The newest `n` events."""
+        return self if n >= len(self) else self.slice(len(self) - n, len(self))
+
+    def slice(self, start: int, stop: int) -> "History":
+        """Events `start` to `stop`, views and no copies."""
+        cut = np.s_[start:stop]
+        return History(
+            self.item_idx[cut], self.weight[cut], self.time[cut], self.basket[cut], self.user_idx
+        )
+
+    def append(
+        self, item_idx: int, *, weight: float = 1.0, time: float = np.nan, basket: int = -1
+    ) -> "History":
+        """A new history with one more event at its end."""
+        return History(
+            np.append(self.item_idx, np.int32(item_idx)),
+            np.append(self.weight, np.float32(weight)),
+            np.append(self.time, np.float64(time)),
+            np.append(self.basket, np.int32(basket)),
+            self.user_idx,
+        )
+
+    @classmethod
+    def of(cls, item_idx: Sequence[int] | Indices, user_idx: int = -1) -> "History":
+        """A history of plain visits in this order, without times or baskets."""
+        items = np.asarray(item_idx, np.int32)
+        n = len(items)
+        return cls(
+            items,
+            np.ones(n, np.float32),
+            np.full(n, np.nan),
+            np.full(n, -1, np.int32),
+            user_idx,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked for: a user, or a session of item ids, and the conditions.
+
+    Attributes:
+        user_id: a known or unknown user; None for an anonymous session.
+        session: item ids of this visit, oldest first, after the user's stored history.
+        n: length of the list.
+        exclude: item ids never to show.
+        filter: attribute → allowed values; an item passes if each attribute has one of them.
+        now: Unix seconds of the request; None where times play no part.
+        repeats: whether items of the user's own history may be shown; None: as fitted.
+    """
+
+    user_id: str | None = None
+    session: tuple[str, ...] = ()
+    n: int = 10
+    exclude: frozenset[str] = frozenset()
+    filter: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    now: float | None = None
+    repeats: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One place of a slate.
+
+    Attributes:
+        score: w·z, in nats over an average item.
+        sources: head name → its share of the score, in nats.
+        reason: one sentence for the person, naming their own events where there are any.
+        because: item ids of the user's history that spoke for this item, strongest first.
+    """
+
+    item_id: str
+    score: float
+    position: int
+    sources: Mapping[str, float]
+    reason: str
+    because: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Slate:
+    """An answer: items best first, and the strategy that made it."""
+
+    request_id: str
+    strategy_version: int
+    items: tuple[Choice, ...]
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How we recommend, as one value: head weights are `theta @ phi`.
+
+    Attributes:
+        heads: names of the heads, the rows of theta.
+        features: names of the context features, the columns of theta.
+        theta: (n_heads, n_features) float64.
+        version: number of the promoted version; 0 is the first fit.
+        dials: named numbers such as list length or diversity.
+    """
+
+    heads: tuple[str, ...]
+    features: tuple[str, ...]
+    theta: NDArray[np.float64]
+    version: int = 0
+    dials: Mapping[str, float] = field(default_factory=dict)
+
+
+class Encoder(Protocol):
+    """Turns texts into vectors.
+
+    Attributes:
+        name: stable name with version; part of the cache key.
+        dim: length of a vector.
+    """
+
+    name: str
+    dim: int
+
+    def encode(self, texts: Sequence[str]) -> Floats:
+        """(n, dim) float32, unit length; an empty text gives the zero vector."""
+        ...
+
+
+Record = Mapping[str, Any]

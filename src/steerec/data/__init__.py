@@ -1,0 +1,1 @@
+"""Raw records in, trusted Dataset out."""

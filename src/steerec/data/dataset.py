@@ -1,0 +1,352 @@
+"""The trusted Dataset: dense indices, histories in order, features, content hash."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy import sparse
+
+from steerec.contracts import Floats, History, Indices, Times
+from steerec.errors import DataError
+
+# Kinds not named weigh 1: a free name is evidence for the item unless the settings say otherwise.
+DEFAULT_WEIGHTS: Mapping[str, float] = {
+    "view": 1.0,
+    "click": 1.0,
+    "cart": 2.0,
+    "purchase": 3.0,
+    "rating": 1.0,
+    "dislike": -1.0,
+    "return": -1.0,
+}
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Events by user in order of time, with the catalogue and the users they speak of.
+
+    Attributes:
+        user_ids, item_ids: (n_users,), (n_items,) object arrays of str; position = dense index.
+        user_idx, item_idx: (n_events,) int32, sorted by user, then in the user's order.
+        kind: (n_events,) int16, index into `kinds`.
+        weight: (n_events,) float32, the kind's weight.
+        value: (n_events,) float32, the event's own value (stars, quantity), NaN where none.
+        time: (n_events,) float64, Unix seconds, NaN where unknown.
+        basket: (n_events,) int32, -1 where none; numbered in order of time.
+        row: (n_events,) int64, place in the source; breaks ties of time.
+        items: one row per item in index order: item_id, title, … (list columns hold categories).
+        users: one row per user in index order: user_id and demographics.
+        vectors: (n_items, d) float32 encoder vectors, zero rows where an item has no text.
+    """
+
+    user_ids: NDArray[np.object_]
+    item_ids: NDArray[np.object_]
+    user_idx: Indices
+    item_idx: Indices
+    kind: NDArray[np.int16]
+    kinds: tuple[str, ...]
+    weight: Floats
+    value: Floats
+    time: Times
+    basket: Indices
+    row: NDArray[np.int64]
+    items: pl.DataFrame
+    users: pl.DataFrame
+    vectors: Floats | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def n_users(self) -> int:
+        """Number of users, with or without events."""
+        return len(self.user_ids)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items in the catalogue, with or without events."""
+        return len(self.item_ids)
+
+    @property
+    def n_events(self) -> int:
+        """Number of events."""
+        return len(self.item_idx)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """(n_users + 1,): events of user u are `starts[u]:starts[u + 1]`."""
+        return np.searchsorted(self.user_idx, np.arange(self.n_users + 1)).astype(np.int64)
+
+    @cached_property
+    def user_index(self) -> dict[str, int]:
+        """user_id → user_idx."""
+        return {name: i for i, name in enumerate(self.user_ids)}
+
+    @cached_property
+    def item_index(self) -> dict[str, int]:
+        """item_id → item_idx."""
+        return {name: i for i, name in enumerate(self.item_ids)}
+
+    @cached_property
+    def has_times(self) -> bool:
+        """Whether every event has a time."""
+        return self.n_events > 0 and not bool(np.isnan(self.time).any())
+
+    @cached_property
+    def has_baskets(self) -> bool:
+        """Whether every event belongs to a basket."""
+        return self.n_events > 0 and bool((self.basket >= 0).all())
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 of the event rows in their order (users, items, kinds, values, times)."""
+        digest = hashlib.sha256()
+        for ids in (self.user_ids, self.item_ids, self.kinds):
+            digest.update(json.dumps(list(ids), ensure_ascii=False).encode())
+        for column in (self.user_idx, self.item_idx, self.kind, self.value, self.time):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()
+
+    def history(self, user_idx: int) -> History:
+        """All events of one user, oldest first (views, no copies)."""
+        cut = np.s_[self.starts[user_idx] : self.starts[user_idx + 1]]
+        return History(
+            self.item_idx[cut], self.weight[cut], self.time[cut], self.basket[cut], user_idx
+        )
+
+    def matrix(self) -> sparse.csr_matrix:
+        """(n_users, n_items) float32: 1 where the user's events with the item weigh above 0."""
+        total = sparse.coo_matrix(
+            (self.weight, (self.user_idx, self.item_idx)), shape=(self.n_users, self.n_items)
+        ).tocsr()  # duplicates add up
+        total.data = (total.data > 0).astype(np.float32)
+        total.eliminate_zeros()
+        return total
+
+    def counts(self) -> NDArray[np.int64]:
+        """(n_items,): events per item, all kinds of positive weight."""
+        return np.bincount(self.item_idx[self.weight > 0], minlength=self.n_items)
+
+    def by_time(self) -> NDArray[np.int64]:
+        """(n_events,): positions of the events in order of time; ties in source order."""
+        return np.lexsort((self.row, self.time))
+
+    def take(self, keep: NDArray[np.bool_]) -> "Dataset":
+        """The same users and items with only the events where `keep` is true."""
+        return replace(
+            self,
+            **{name: getattr(self, name)[keep] for name in _EVENT_COLUMNS},
+        )
+
+    def compact(self) -> "Dataset":
+        """Only the users and items that have events, indices renumbered in the same order."""
+        users, user_idx = np.unique(self.user_idx, return_inverse=True)
+        items, item_idx = np.unique(self.item_idx, return_inverse=True)
+        return replace(
+            self,
+            user_ids=self.user_ids[users],
+            item_ids=self.item_ids[items],
+            user_idx=user_idx.astype(np.int32),
+            item_idx=item_idx.astype(np.int32),
+            users=self.users[users.tolist()],
+            items=self.items[items.tolist()],
+            vectors=None if self.vectors is None else self.vectors[items],
+        )
+
+    def with_vectors(self, vectors: Floats) -> "Dataset":
+        """The same data with encoder vectors attached.
+
+        Raises:
+            DataError: if there is not one row per item, or a value is not finite.
+        """
+        if vectors.ndim != 2 or len(vectors) != self.n_items:
+            raise DataError(
+                f"item vectors have shape {vectors.shape}, expected ({self.n_items}, dim): "
+                "encode the same catalogue"
+            )
+        if not np.isfinite(vectors).all():
+            raise DataError("item vectors hold NaN or infinity: check the encoder")
+        return replace(self, vectors=np.ascontiguousarray(vectors, np.float32))
+
+    def save(self, folder: Path) -> None:
+        """Write Parquet and JSON into `folder` (made if missing)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        columns = {name: getattr(self, name) for name in _EVENT_COLUMNS}
+        pl.DataFrame(columns).write_parquet(folder / "events.parquet")
+        self.items.write_parquet(folder / "items.parquet")
+        self.users.write_parquet(folder / "users.parquet")
+        if self.vectors is not None:
+            np.save(folder / "vectors.npy", self.vectors, allow_pickle=False)
+        about = {
+            "format": FORMAT,
+            "kinds": list(self.kinds),
+            "n_users": self.n_users,
+            "n_items": self.n_items,
+            "n_events": self.n_events,
+            "content_hash": self.content_hash,
+            "notes": dict(self.notes),
+        }
+        (folder / "dataset.json").write_text(json.dumps(about, indent=2, ensure_ascii=False))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Dataset":
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: if the folder is no dataset, of another format, or its content changed.
+        """
+        try:
+            about = json.loads((folder / "dataset.json").read_text())
+            events = pl.read_parquet(folder / "events.parquet")
+            items = pl.read_parquet(folder / "items.parquet")
+            users = pl.read_parquet(folder / "users.parquet")
+        except (OSError, ValueError, pl.exceptions.PolarsError) as e:
+            raise DataError(
+                f"{folder} is no saved dataset ({e}): write one with Dataset.save"
+            ) from e
+        if about.get("format") != FORMAT:
+            raise DataError(f"{folder} has format {about.get('format')}, expected {FORMAT}")
+        vectors = folder / "vectors.npy"
+        data = cls(
+            user_ids=users["user_id"].to_numpy().astype(object),
+            item_ids=items["item_id"].to_numpy().astype(object),
+            items=items,
+            users=users,
+            kinds=tuple(about["kinds"]),
+            vectors=np.load(vectors, allow_pickle=False) if vectors.exists() else None,
+            notes=about.get("notes", {}),
+            **{name: events[name].to_numpy() for name in _EVENT_COLUMNS},
+        )
+        if data.content_hash != about["content_hash"]:
+            raise DataError(f"{folder} was altered: its events no longer match dataset.json")
+        return data
+
+
+_EVENT_COLUMNS = ("user_idx", "item_idx", "kind", "weight", "value", "time", "basket", "row")
+
+
+def build_dataset(
+    events: pl.DataFrame,
+    items: pl.DataFrame | None = None,
+    users: pl.DataFrame | None = None,
+    *,
+    weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+) -> Dataset:
+    """Make a Dataset from clean tables; rows are kept as they are, none dropped.
+
+    Args:
+        events: user_id, item_id (strings); optional event, value, timestamp, seq, basket.
+            Order within a user: by seq where it is given for all rows, else by timestamp, ties
+            in file order.
+        items: item_id and features; items without events stay in the catalogue. None: from events.
+        users: user_id and features. None: from events.
+        weights: event kind → weight; kinds not named weigh 1.
+    Raises:
+        DataError: if there are no events, or a row has no user or item.
+    """
+    _check_events(events)
+    events = events.drop("row", strict=False).with_row_index("row")
+    item_table = _table_with_all(items, events, "item_id")
+    user_table = _table_with_all(users, events, "user_id")
+    events = _with_indices(events, item_table, user_table)
+    kinds = tuple(sorted(events["event"].unique().to_list()))
+    kind_weight = np.array([weights.get(k, 1.0) for k in kinds], np.float32)
+    kind = events["event"].replace_strict(list(kinds), range(len(kinds)), return_dtype=pl.Int16)
+    order = np.lexsort(
+        (events["row"].to_numpy(), _order_key(events), events["user_idx"].to_numpy())
+    )
+    kind_array = kind.to_numpy()[order]
+    return Dataset(
+        user_ids=user_table["user_id"].to_numpy().astype(object),
+        item_ids=item_table["item_id"].to_numpy().astype(object),
+        user_idx=events["user_idx"].to_numpy()[order].astype(np.int32),
+        item_idx=events["item_idx"].to_numpy()[order].astype(np.int32),
+        kind=kind_array,
+        kinds=kinds,
+        weight=kind_weight[kind_array],
+        value=_floats(events, "value")[order].astype(np.float32),
+        time=_floats(events, "timestamp")[order],
+        basket=_baskets(events)[order],
+        row=events["row"].to_numpy()[order].astype(np.int64),
+        items=item_table,
+        users=user_table,
+    )
+
+
+def _check_events(events: pl.DataFrame) -> None:
+    missing = {"user_id", "item_id"} - set(events.columns)
+    if missing:
+        raise DataError(
+            f"events have no column {sorted(missing)}; given: {events.columns}. "
+            "Map it, for example user_id=customer"
+        )
+    if events.is_empty():
+        raise DataError("there are no events: expected at least one row with a user and an item")
+    nulls = events.select(pl.col("user_id", "item_id").null_count()).row(0)
+    if any(nulls):
+        raise DataError(f"{max(nulls)} events lack a user or item: clean the data first")
+
+
+def _table_with_all(table: pl.DataFrame | None, events: pl.DataFrame, key: str) -> pl.DataFrame:
+    """The given table plus a row for each id that only events name."""
+    seen = events.select(pl.col(key).cast(pl.String)).unique().sort(key)
+    if table is None:
+        return seen
+    if table[key].n_unique() != len(table):
+        raise DataError(f"{key} is not unique in its table: clean the data first")
+    table = table.with_columns(pl.col(key).cast(pl.String))
+    new = seen.join(table.select(key), on=key, how="anti").sort(key)
+    return pl.concat([table, new], how="diagonal")
+
+
+def _with_indices(
+    events: pl.DataFrame, item_table: pl.DataFrame, user_table: pl.DataFrame
+) -> pl.DataFrame:
+    if "event" not in events.columns:
+        events = events.with_columns(event=pl.lit("view"))
+    events = events.with_columns(
+        pl.col("user_id", "item_id").cast(pl.String), pl.col("event").fill_null("view")
+    )
+    for table, key, name in (
+        (item_table, "item_id", "item_idx"),
+        (user_table, "user_id", "user_idx"),
+    ):
+        index = table.select(key).with_row_index(name)
+        events = events.join(index, on=key, how="left", maintain_order="left")
+    return events
+
+
+def _order_key(events: pl.DataFrame) -> Times:
+    if "seq" in events.columns and events["seq"].null_count() == 0:
+        return events["seq"].cast(pl.Float64).to_numpy()
+    return _floats(events, "timestamp")
+
+
+def _floats(events: pl.DataFrame, name: str) -> Times:
+    if name not in events.columns:
+        return np.full(len(events), np.nan)
+    return events[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+
+def _baskets(events: pl.DataFrame) -> Indices:
+    """Number baskets by the time of their earliest row, then by first row."""
+    if "basket" not in events.columns:
+        return np.full(len(events), -1, np.int32)
+    firsts = (
+        events.filter(pl.col("basket").is_not_null())
+        .group_by("basket")
+        .agg(
+            pl.col("timestamp").min() if "timestamp" in events.columns else pl.col("row").min(),
+            pl.col("row").min().alias("_row"),
+        )
+        .sort(pl.nth(1), "_row")
+        .select("basket")
+        .with_row_index("number")
+    )
+    joined = events.select("basket").join(firsts, on="basket", how="left", maintain_order="left")
+    return joined["number"].cast(pl.Int32).fill_null(-1).to_numpy()

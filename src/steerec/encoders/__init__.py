@@ -1,0 +1,1 @@
+"""Texts and attributes into vectors, cached on disk."""

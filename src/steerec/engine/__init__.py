@@ -1,0 +1,1 @@
+"""Where the parts meet: fit, blend, recommend, explain, snapshot."""

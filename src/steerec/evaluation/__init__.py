@@ -1,0 +1,1 @@
+"""Metrics, protocols, comparison with intervals, reports."""

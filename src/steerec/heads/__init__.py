@@ -1,0 +1,1 @@
+"""One file per algorithm that predicts interest; chosen by name."""

@@ -1,0 +1,126 @@
+"""What every head promises, and the defaults of heads whose state is the history itself."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+
+from steerec.contracts import Floats, History, Indices, Times
+from steerec.data.dataset import Dataset
+
+
+class Head(Protocol):
+    """One model of interest. Shared and read-only but for `observe`; a person's part is `state`."""
+
+    name: ClassVar[str]
+    n_items: int
+
+    @classmethod
+    def fit(cls, data: Dataset, config: Any, rng: np.random.Generator) -> Self:
+        """Learn from the events of `data`; return a usable head.
+
+        Raises:
+            DataError: if the data cannot teach this head (for example content without vectors).
+        """
+        ...
+
+    def start(self, history: History) -> Any:
+        """The state of a user with these events (possibly none), oldest first."""
+        ...
+
+    def update(self, state: Any, event: History) -> Any:
+        """The state after the one event in `event`; the given state stays as it was."""
+        ...
+
+    def observe(self, state: Any, event: History) -> None:
+        """Count one event of a user in `state` (before it) into what all users share, live."""
+        ...
+
+    def score(self, states: Sequence[Any], items: Indices | None, now: Times) -> Floats:
+        """Score items for each state.
+
+        Args:
+            items: (n,) item indices; None: the whole catalogue.
+            now: (len(states),) Unix seconds of each request, NaN where times play no part.
+        Returns:
+            (len(states), n) float32, higher is better, NaN where this head knows nothing.
+        """
+        ...
+
+    def retrieve(self, state: Any, n: int, now: float) -> Indices:
+        """At most `n` items this head would bring forward, best first; empty if it knows none."""
+        ...
+
+    def because(self, state: Any, item_idx: int) -> Floats:
+        """(n_events_in_history,) how much each event of the history spoke for this item.
+
+        An empty array where the head does not reason from single events.
+        """
+        ...
+
+    def forget(self, user_idx: int, history: History) -> bool:
+        """Take a user's events back out; True if exact, False if it waits for the next refit."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the fitted head into an existing folder, no pickle."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        ...
+
+
+class HistoryHead:
+    """Defaults for heads whose state is the user's newest events."""
+
+    n_items: int
+    keep: ClassVar[int] = 500  # newest events kept in a state
+
+    def start(self, history: History) -> History:
+        """See Head."""
+        return history.last(self.keep)
+
+    def update(self, state: History, event: History) -> History:
+        """See Head."""
+        joined = History(
+            np.concatenate([state.item_idx, event.item_idx]),
+            np.concatenate([state.weight, event.weight]),
+            np.concatenate([state.time, event.time]),
+            np.concatenate([state.basket, event.basket]),
+            state.user_idx,
+        )
+        return joined.last(self.keep)
+
+    def observe(self, state: History, event: History) -> None:
+        """See Head: nothing is counted live."""
+
+    def retrieve(self, state: History, n: int, now: float) -> Indices:
+        """See Head: the best of the whole catalogue."""
+        scores = self.score([state], None, np.array([now]))[0]
+        return best(scores, n)
+
+    def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
+        """See Head."""
+        raise NotImplementedError
+
+    def because(self, state: History, item_idx: int) -> Floats:
+        """See Head: this head does not reason from single events."""
+        return np.empty(0, np.float32)
+
+    def forget(self, user_idx: int, history: History) -> bool:
+        """See Head: waits for the next refit."""
+        return False
+
+
+def best(scores: Floats, n: int) -> Indices:
+    """Indices of the `n` largest numbers, largest first, ties by index, NaN left out."""
+    known = np.flatnonzero(~np.isnan(scores))
+    if n < len(known):
+        part = np.argpartition(-scores[known], n - 1)
+        edge = scores[known[part[n - 1]]]
+        known = known[scores[known] >= edge]  # all ties at the edge, so that index decides
+    order = np.argsort(-scores[known], kind="stable")
+    return known[order][:n].astype(np.int32)
