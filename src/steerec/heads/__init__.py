@@ -1,1 +1,29 @@
 """One file per algorithm that predicts interest; chosen by name."""
+
+from importlib import import_module
+from typing import Any
+
+from steerec.errors import ConfigError
+
+HEADS: dict[str, str] = {
+    "trending": "steerec.heads.trending:Trending",
+    "repeat": "steerec.heads.repeat:Repeat",
+    "transitions": "steerec.heads.transitions:Transitions",
+    "ease": "steerec.heads.ease:Ease",
+    "item_knn": "steerec.heads.item_knn:ItemKnn",
+    "user_knn": "steerec.heads.user_knn:UserKnn",
+    "als": "steerec.heads.als:Als",
+    "content": "steerec.heads.content:Content",
+}
+
+
+def load_head(name: str) -> Any:
+    """The head class of this name; `module:Class` names one of your own.
+
+    Raises:
+        ConfigError: if no head has the name.
+    """
+    if name not in HEADS and ":" not in name:
+        raise ConfigError(f"no head is called {name!r}; there are {', '.join(HEADS)}")
+    module, _, attribute = HEADS.get(name, name).partition(":")
+    return getattr(import_module(module), attribute)
