@@ -1,6 +1,7 @@
 """Tables out of any SQL database by URL."""
 
 import re
+from pathlib import Path
 
 import polars as pl
 import sqlalchemy as sa
@@ -54,6 +55,9 @@ def _engine(url: str) -> sa.Engine:
     # SQLAlchemy's own default for postgresql:// is psycopg2, which we do not install.
     url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
     try:
+        file = sa.make_url(url).database if url.startswith("sqlite") else None
+        if file and file != ":memory:" and not Path(file).exists():
+            raise DataError(f"{file} does not exist: SQLite would make an empty database")
         return sa.create_engine(url)
     except sa.exc.ArgumentError as e:
         raise DataError(f"{_shown(url)} is no database URL: expected dialect://host/name") from e
