@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -202,29 +203,33 @@ class Dataset:
         """
         try:
             about = json.loads((folder / "dataset.json").read_text())
-            events = pl.read_parquet(folder / "events.parquet")
-            items = pl.read_parquet(folder / "items.parquet")
-            users = pl.read_parquet(folder / "users.parquet")
-        except (OSError, ValueError, pl.exceptions.PolarsError) as e:
+            if about["format"] != FORMAT:
+                raise DataError(f"{folder} has format {about['format']}, expected {FORMAT}")
+            data = cls._read(folder, about)
+        except (OSError, ValueError, TypeError, KeyError, pl.exceptions.PolarsError) as e:
             raise DataError(
                 f"{folder} is no saved dataset ({e}): write one with Dataset.save"
             ) from e
-        if about.get("format") != FORMAT:
-            raise DataError(f"{folder} has format {about.get('format')}, expected {FORMAT}")
+        if data.content_hash != about["content_hash"]:
+            raise DataError(f"{folder} was altered: its events no longer match dataset.json")
+        return data
+
+    @classmethod
+    def _read(cls, folder: Path, about: Mapping[str, Any]) -> "Dataset":
+        events = pl.read_parquet(folder / "events.parquet")
+        items = pl.read_parquet(folder / "items.parquet")
+        users = pl.read_parquet(folder / "users.parquet")
         vectors = folder / "vectors.npy"
-        data = cls(
+        return cls(
             user_ids=users["user_id"].to_numpy().astype(object),
             item_ids=items["item_id"].to_numpy().astype(object),
             items=items,
             users=users,
             kinds=tuple(about["kinds"]),
             vectors=np.load(vectors, allow_pickle=False) if vectors.exists() else None,
-            notes=about.get("notes", {}),
+            notes=about["notes"],
             **{name: events[name].to_numpy() for name in _EVENT_COLUMNS},
         )
-        if data.content_hash != about["content_hash"]:
-            raise DataError(f"{folder} was altered: its events no longer match dataset.json")
-        return data
 
 
 _EVENT_COLUMNS = ("user_idx", "item_idx", "kind", "weight", "value", "time", "basket", "row")
@@ -257,9 +262,8 @@ def build_dataset(
     kinds = tuple(sorted(events["event"].unique().to_list()))
     kind_weight = np.array([weights.get(k, 1.0) for k in kinds], np.float32)
     kind = events["event"].replace_strict(list(kinds), range(len(kinds)), return_dtype=pl.Int16)
-    order = np.lexsort(
-        (events["row"].to_numpy(), _order_key(events), events["user_idx"].to_numpy())
-    )
+    # lexsort is stable and rows come in file order, so that the row breaks ties by itself.
+    order = np.lexsort((_order_key(events), events["user_idx"].to_numpy()))
     kind_array = kind.to_numpy()[order]
     return Dataset(
         user_ids=user_table["user_id"].to_numpy().astype(object),
@@ -335,7 +339,7 @@ def _floats(events: pl.DataFrame, name: str) -> Times:
 
 def _baskets(events: pl.DataFrame) -> Indices:
     """Number baskets by the time of their earliest row, then by first row."""
-    if "basket" not in events.columns:
+    if "basket" not in events.columns or events["basket"].null_count() == len(events):
         return np.full(len(events), -1, np.int32)
     firsts = (
         events.filter(pl.col("basket").is_not_null())
