@@ -1,12 +1,15 @@
 """Histories as sparse rows: the newest events as a query, stretches of events to learn from."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from steerec.contracts import Floats, History, Indices
 from steerec.data.dataset import Dataset
+from steerec.errors import ConfigError, DataError
 
 
 def places(basket: Indices) -> Indices:
@@ -69,19 +72,67 @@ def stretches(data: Dataset, *, length: int, step: int) -> tuple[sparse.csr_matr
         step: events between the starts of two stretches, a divisor of `length`.
     Returns:
         (n_rows, n_items) float32 of ones, and (n_rows,) the user of each row.
+    Raises:
+        DataError: if no event has a positive weight.
     """
-    liked = np.flatnonzero(data.weight > 0)
+    liked = data.weight > 0
+    if not liked.any():
+        raise DataError("no event weighs above 0: expected at least one to learn from")
     user, item = data.user_idx[liked], data.item_idx[liked]
     counts = np.bincount(user, minlength=data.n_users)
-    copies = length // step if length else 1
-    n_rows = -(-counts // step) + copies - 1 if length else np.ones_like(counts)
-    first = np.concatenate([[0], np.cumsum(n_rows)])  # first row of each user
-    position = np.arange(len(user)) - np.concatenate([[0], np.cumsum(counts)])[user]
-    row = first[user] + (position // step if length else 0)
+    position = np.arange(len(user)) - (np.cumsum(counts) - counts)[user]
+    if length == 0:
+        copies, n_rows, row = 1, np.ones_like(counts), user
+    else:
+        copies = length // step
+        n_rows = np.where(counts > 0, (counts - 1) // step + copies, 0)
+        row = (np.cumsum(n_rows) - n_rows)[user] + position // step
     rows = np.concatenate([row + copy for copy in range(copies)])
     matrix = sparse.coo_matrix(
         (np.ones(len(rows), np.float32), (rows, np.tile(item, copies))),
-        shape=(int(first[-1]), data.n_items),
+        shape=(int(n_rows.sum()), data.n_items),
     ).tocsr()
     matrix.data[:] = 1.0  # an item repeated in a stretch counts once
     return matrix, np.repeat(np.arange(data.n_users, dtype=np.int32), n_rows)
+
+
+def check_stretches(name: str, *, length: int, step: int) -> None:
+    """Raises ConfigError unless `length` is 0 or a multiple of `step`."""
+    if step < 1 or length < 0 or length % step:
+        raise ConfigError(
+            f"{name}: length={length} with step={step}: expected length 0 or a multiple of step, "
+            "and step of at least 1"
+        )
+
+
+def check_query(name: str, *, decay: float, last: int) -> None:
+    """Raises ConfigError unless the query's decay and number of events can be used."""
+    if not 0 < decay <= 1 or last < 1:
+        raise ConfigError(
+            f"{name}: decay={decay}, last={last}: expected 0 < decay <= 1 and last of at least 1"
+        )
+
+
+def strongest(rows: sparse.csr_matrix, n: int) -> sparse.csr_matrix:
+    """Only the `n` entries of each row that are largest in size, zeros dropped; ties by column."""
+    kept = [
+        start + _largest(np.abs(rows.data[start:stop]), rows.indices[start:stop], n)
+        for start, stop in pairwise(rows.indptr)
+    ]
+    chosen = np.concatenate(kept or [np.empty(0, np.int64)])
+    indptr = np.concatenate([[0], np.cumsum([len(part) for part in kept], dtype=np.int64)])
+    result = sparse.csr_matrix((rows.data[chosen], rows.indices[chosen], indptr), shape=rows.shape)
+    result.eliminate_zeros()
+    result.sort_indices()
+    return result
+
+
+def _largest(values: Floats, columns: Indices, n: int) -> NDArray[np.int64]:
+    """Positions of the `n` largest values; of equal ones at the edge, those of low column."""
+    if len(values) <= n:
+        return np.arange(len(values))
+    edge = np.partition(values, len(values) - n)[len(values) - n]
+    above = np.flatnonzero(values > edge)
+    ties = np.flatnonzero(values == edge)
+    ties = ties[np.argsort(columns[ties], kind="stable")]
+    return np.concatenate([above, ties[: n - len(above)]])

@@ -1,0 +1,169 @@
+"""Likeness of texts: whitened encoder vectors, with BM25 beside them; serves items never seen."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+from scipy import sparse
+
+from steerec.contracts import Floats, History, Indices, Times
+from steerec.data.dataset import Dataset
+from steerec.errors import ConfigError, DataError
+from steerec.heads.contract import HistoryHead
+from steerec.heads.histories import blank, check_query, decayed, recency_query
+from steerec.heads.lexical import Lexical, LexicalConfig, item_texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContentConfig:
+    """Settings of `Content`."""
+
+    dims: int = 128  # dimensions kept after whitening, at most
+    decay: float = 0.6  # weight of an event of the query against the one after it
+    last: int = 20  # newest events asked with
+    lexical_weight: float = 2.0  # weight of likeness by words against likeness by vectors
+    lexical: LexicalConfig = field(default_factory=LexicalConfig)  # settings of the words
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_query("content", decay=self.decay, last=self.last)
+        if self.dims < 1 or self.lexical_weight < 0:
+            raise ConfigError(
+                f"content: dims={self.dims}, lexical_weight={self.lexical_weight}: "
+                "expected at least 1 and at least 0"
+            )
+
+
+@dataclass
+class Content(HistoryHead):
+    """Scores an item by the likeness of its text to the texts of the user's newest events.
+
+    Attributes:
+        vectors: (n_items, d) float32 of unit length, zero rows where an item has no vector;
+            d = 0 if the data had no vectors.
+        lexical: None if the data had no texts or the words weigh 0.
+    """
+
+    name: ClassVar[str] = "content"
+    config: ContentConfig
+    vectors: Floats
+    lexical: Lexical | None
+
+    def __post_init__(self) -> None:
+        """Which items have a text or a vector."""
+        self.n_items = len(self.vectors)
+        self._known = np.any(self.vectors != 0, axis=1)
+        if self.lexical is not None:
+            self._known |= self.lexical.known
+
+    @classmethod
+    def fit(cls, data: Dataset, config: ContentConfig, rng: np.random.Generator) -> Self:
+        """See Head.
+
+        Raises:
+            DataError: if the items have neither vectors nor texts.
+        """
+        texts = item_texts(data.items)
+        if data.vectors is None and not any(texts):
+            raise DataError(
+                "content: the items have neither vectors nor texts: "
+                "encode them (Dataset.with_vectors) or give a title column"
+            )
+        vectors = np.zeros((data.n_items, 0), np.float32)
+        if data.vectors is not None:
+            vectors = _whitened(data.vectors, config.dims)
+        wordy = config.lexical_weight > 0 or data.vectors is None
+        lexical = Lexical.fit(texts, config.lexical) if wordy and any(texts) else None
+        return cls(config, vectors, lexical)
+
+    def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
+        """See Head: likeness by vectors (-1 to 1) plus `lexical_weight` x likeness by words."""
+        query = self._query(states)
+        wanted = self.vectors if items is None else self.vectors[items]
+        scores: Floats = np.asarray((query @ self.vectors) @ wanted.T, np.float32)
+        if self.lexical is not None:
+            alike = (query @ self.lexical.alike).toarray()
+            scores += np.float32(self.config.lexical_weight) * (
+                alike if items is None else alike[:, items]
+            )
+        known = self._known if items is None else self._known[items]
+        scores[:, ~known] = np.nan
+        return blank(scores, query)
+
+    def because(self, state: History, item_idx: int) -> Floats:
+        """See Head: each event's share of the score, exact (the score is their sum)."""
+        asked, faded = decayed(state, decay=self.config.decay, last=self.config.last)
+        total = float(abs(self._unscaled([state])).sum())
+        shares = np.zeros(len(asked), np.float32)
+        inside = np.flatnonzero((asked >= 0) & (asked < self.n_items))
+        inside = inside[self._known[asked[inside]]]
+        if total > 0:
+            shares[inside] = faded[inside] * self._likeness(asked[inside], item_idx) / total
+        return np.concatenate([np.zeros(len(state) - len(asked), np.float32), shares])
+
+    def forget(self, user_idx: int, history: History) -> bool:
+        """See Head: exact, since nothing here was learnt from a user."""
+        return True
+
+    def save(self, folder: Path) -> None:
+        """See Head."""
+        about = {"config": asdict(self.config), "lexical": self.lexical is not None}
+        (folder / "content.json").write_text(json.dumps(about), "utf-8")
+        np.save(folder / "vectors.npy", self.vectors, allow_pickle=False)
+        if self.lexical is not None:
+            self.lexical.save(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """See Head."""
+        about = json.loads((folder / "content.json").read_text("utf-8"))
+        lexical_config = LexicalConfig(**about["config"].pop("lexical"))
+        return cls(
+            ContentConfig(lexical=lexical_config, **about["config"]),
+            np.load(folder / "vectors.npy", allow_pickle=False),
+            Lexical.load(folder) if about["lexical"] else None,
+        )
+
+    def _likeness(self, asked: Indices, item_idx: int) -> Floats:
+        """(len(asked),) likeness of one item to each of the items asked with."""
+        likeness: Floats = self.vectors[asked] @ self.vectors[item_idx]
+        if self.lexical is not None:
+            words = np.asarray(self.lexical.alike[asked][:, [item_idx]].todense()).ravel()
+            likeness += np.float32(self.config.lexical_weight) * words
+        return likeness
+
+    def _unscaled(self, states: Sequence[History]) -> sparse.csr_matrix:
+        """The query without events whose items have neither text nor vector."""
+        query = recency_query(states, self.n_items, decay=self.config.decay, last=self.config.last)
+        query = query.multiply(self._known).tocsr()
+        query.eliminate_zeros()
+        return query
+
+    def _query(self, states: Sequence[History]) -> sparse.csr_matrix:
+        """Rows whose sizes add up to 1, so that a score is a mean likeness."""
+        query = self._unscaled(states)
+        total = np.asarray(abs(query).sum(axis=1)).ravel()
+        query.data = query.data / np.repeat(np.maximum(total, 1e-12), np.diff(query.indptr))
+        query.data = query.data.astype(np.float32)
+        return query
+
+
+def _whitened(vectors: Floats, dims: int) -> Floats:
+    """(n_items, <= dims) unit rows: centred, decorrelated, each direction of variance 1.
+
+    Zero rows stay zero and have no part in the fit.
+    Source: Su et al. 2021, Whitening Sentence Representations, eq. 5, largest directions kept.
+    """
+    given = np.any(vectors != 0, axis=1)
+    rows = vectors[given].astype(np.float64)
+    centred = rows - rows.mean(axis=0) if len(rows) > 1 else rows
+    variance, directions = np.linalg.eigh(centred.T @ centred / max(1, len(rows)))
+    largest = np.flatnonzero(variance > 1e-7 * max(variance[-1], 1e-30))[::-1][:dims]
+    white = centred @ (directions[:, largest] / np.sqrt(variance[largest]))
+    white /= np.maximum(np.linalg.norm(white, axis=1, keepdims=True), 1e-12)
+    whitened = np.zeros((len(vectors), white.shape[1]), np.float32)
+    whitened[given] = white
+    return whitened

@@ -1,0 +1,232 @@
+"""BM25 over the words of item texts: search by words, and likeness of items by their texts.
+
+Terms are whole words, and character 2- to 4-grams of Chinese, Japanese and Korean runs (which
+have no spaces). A searched word that no text has stands for the words spelt most like it, by
+their character 2- to 4-grams, so that `shampo` still finds `shampoo`.
+"""
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy import sparse
+
+from steerec.contracts import Floats, Indices
+from steerec.errors import ConfigError, DataError
+from steerec.heads.histories import strongest
+
+TEXT_COLUMNS = (
+    *("title", "text", "description", "categories", "category", "genres", "tags", "keywords"),
+    *("brand", "authors", "author", "director", "actors"),
+)
+CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+CHUNKS = re.compile(rf"[{CJK}]+|[^\W_{CJK}]+")
+IS_CJK = re.compile(rf"[{CJK}]")
+BLOCK_ENTRIES = 8_000_000  # most item-item products held at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class LexicalConfig:
+    """Settings of `Lexical`."""
+
+    k1: float = 1.2  # how soon repeating a term stops to count
+    b: float = 0.5  # how much long texts are held against themselves: 0 not, 1 fully
+    typo: float = 0.35  # least share of character grams that makes an unknown word another's typo
+    max_share: float = 0.1  # terms in more than this share of the items do not make them alike
+    neighbours: int = 100  # most alike items kept for each item
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.k1 < 0:
+            raise ConfigError(f"lexical: k1={self.k1}, expected 0 or more")
+        if not 0 <= self.b <= 1 or not 0 < self.typo <= 1:
+            raise ConfigError(
+                f"lexical: b={self.b}, typo={self.typo}, expected 0 <= b <= 1 and 0 < typo <= 1"
+            )
+        if not 0 < self.max_share <= 1:
+            raise ConfigError(f"lexical: max_share={self.max_share}, expected 0 < share <= 1")
+        if self.neighbours < 1:
+            raise ConfigError(f"lexical: neighbours={self.neighbours}, expected at least 1")
+
+
+@dataclass(frozen=True)
+class Lexical:
+    """Texts of the catalogue as BM25 rows.
+
+    Attributes:
+        terms: the vocabulary, sorted.
+        weights: (n_items, n_terms) float32 BM25 weights.
+        alike: (n_items, n_items) float32 cosine of the texts' BM25 rows, the strongest of each
+            row, no item with itself.
+    """
+
+    config: LexicalConfig
+    terms: tuple[str, ...]
+    weights: sparse.csr_matrix
+    alike: sparse.csr_matrix
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], config: LexicalConfig) -> Self:
+        """Index one text per item; an empty text is an item without terms.
+
+        Raises:
+            DataError: if no text has a word.
+        """
+        counts, terms = _incidence([Counter(_terms(text)) for text in texts])
+        if not terms:
+            raise DataError(
+                f"lexical: none of {len(texts)} item texts has a word: "
+                f"fill one of the columns {', '.join(TEXT_COLUMNS)}"
+            )
+        weights = _bm25(counts, config)
+        return cls(config, terms, weights, _alike(weights, config))
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(n_items,): items whose text has a term."""
+        return np.asarray(np.diff(self.weights.indptr) > 0, np.bool_)
+
+    def search(self, text: str, n: int) -> tuple[Indices, Floats]:
+        """At most `n` items for these words, best first, with their BM25 scores above 0."""
+        wanted = np.zeros(len(self.terms), np.float32)
+        for term in set(_terms(text)):
+            at, likeness = self._matches(term)
+            wanted[at] = np.maximum(wanted[at], likeness)
+        scores = np.asarray(self.weights @ wanted, np.float32)
+        order = np.argsort(-scores, kind="stable")[:n]
+        order = order[scores[order] > 0]
+        return order.astype(np.int32), scores[order]
+
+    def _matches(self, term: str) -> tuple[Indices, Floats]:
+        """Places of the term, or else of the terms spelt most like it, and how alike (0 to 1)."""
+        if term in self._place:
+            return np.array([self._place[term]], np.int32), np.ones(1, np.float32)
+        by_gram, sizes, grams = self._spelling
+        own = _spelled(term)
+        wanted = np.array([gram in own for gram in grams], np.float32)
+        shared = by_gram @ wanted
+        likeness = (shared / (sizes + len(own) - shared)).astype(np.float32)  # Jaccard
+        near = np.argsort(-likeness, kind="stable")[:3]
+        near = near[likeness[near] >= self.config.typo]
+        return near.astype(np.int32), likeness[near]
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {term: i for i, term in enumerate(self.terms)}
+
+    @cached_property
+    def _spelling(self) -> tuple[sparse.csr_matrix, Floats, tuple[str, ...]]:
+        """(n_terms, n_grams) character grams of each term, how many each has, and the grams."""
+        by_gram, grams = _incidence([dict.fromkeys(_spelled(term), 1) for term in self.terms])
+        return by_gram, np.diff(by_gram.indptr).astype(np.float32), grams
+
+    def save(self, folder: Path) -> None:
+        """Write `lexical.json`, `lexical_weights.npz` and `lexical_alike.npz`."""
+        about = {"config": asdict(self.config), "terms": self.terms}
+        (folder / "lexical.json").write_text(json.dumps(about, ensure_ascii=False), "utf-8")
+        sparse.save_npz(folder / "lexical_weights.npz", self.weights)
+        sparse.save_npz(folder / "lexical_alike.npz", self.alike)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        about = json.loads((folder / "lexical.json").read_text("utf-8"))
+        return cls(
+            LexicalConfig(**about["config"]),
+            tuple(about["terms"]),
+            sparse.load_npz(folder / "lexical_weights.npz"),
+            sparse.load_npz(folder / "lexical_alike.npz"),
+        )
+
+
+def item_texts(items: pl.DataFrame) -> list[str]:
+    """One text per item, its text columns joined; list columns are joined by spaces."""
+    columns = [name for name in TEXT_COLUMNS if name in items.columns]
+    if not columns:
+        return [""] * len(items)
+    texts = items.select(
+        pl.col(name).list.eval(pl.element().cast(pl.String)).list.join(" ", ignore_nulls=True)
+        if isinstance(items.schema[name], pl.List)
+        else pl.col(name).cast(pl.String)
+        for name in columns
+    )
+    # A column that repeats another (a title copied into `text`) must not count twice.
+    return [" ".join(dict.fromkeys(part for part in row if part)) for row in texts.iter_rows()]
+
+
+def _terms(text: str) -> Iterator[str]:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    for chunk in CHUNKS.findall(folded):
+        if IS_CJK.match(chunk) and len(chunk) > 1:
+            yield from _grams(chunk, (2, 3, 4))
+        else:
+            yield chunk
+
+
+def _grams(chunk: str, sizes: tuple[int, ...]) -> Iterator[str]:
+    for size in sizes:
+        for start in range(len(chunk) - size + 1):
+            yield chunk[start : start + size]
+
+
+def _spelled(word: str) -> set[str]:
+    """A word's character 2- to 4-grams, its two ends marked."""
+    return set(_grams(f"^{word}$", (2, 3, 4)))
+
+
+def _incidence(counted: Sequence[Mapping[str, int]]) -> tuple[sparse.csr_matrix, tuple[str, ...]]:
+    """(len(counted), n_terms) float32 counts, and the terms, sorted."""
+    terms = tuple(sorted(set().union(*counted)))
+    place = {term: i for i, term in enumerate(terms)}
+    indices = np.array([place[term] for counts in counted for term in counts], np.int32)
+    data = np.array([n for counts in counted for n in counts.values()], np.float32)
+    indptr = np.concatenate([[0], np.cumsum([len(counts) for counts in counted])])
+    return sparse.csr_matrix((data, indices, indptr), shape=(len(counted), len(terms))), terms
+
+
+def _bm25(counts: sparse.csr_matrix, config: LexicalConfig) -> sparse.csr_matrix:
+    """BM25 weights, idf never below 0.
+
+    Source: Robertson and Zaragoza 2009, eq. 3.15; idf as in eq. 3.11 with 1 added.
+    """
+    n_items = counts.shape[0]
+    having = np.bincount(counts.indices, minlength=counts.shape[1])
+    idf = np.log1p((n_items - having + 0.5) / (having + 0.5))
+    length = np.asarray(counts.sum(axis=1)).ravel()
+    softening = config.k1 * (1 - config.b + config.b * length / max(float(length.mean()), 1e-9))
+    weights = counts.copy()
+    per_entry = np.repeat(softening, np.diff(counts.indptr))
+    weights.data = counts.data * (config.k1 + 1) / (counts.data + per_entry)
+    weights.data = (weights.data * idf[counts.indices]).astype(np.float32)
+    return weights
+
+
+def _alike(weights: sparse.csr_matrix, config: LexicalConfig) -> sparse.csr_matrix:
+    """Cosines of BM25 rows, the strongest of each row, the products made block by block."""
+    n_items = weights.shape[0]
+    having = np.bincount(weights.indices, minlength=weights.shape[1])
+    telling = having <= max(2.0, config.max_share * n_items)  # a term in two items links them
+    length = np.sqrt(np.asarray(weights.multiply(weights).sum(axis=1)).ravel())
+    rows = weights.copy()
+    rows.data = rows.data * telling[rows.indices]
+    rows.data /= np.repeat(np.maximum(length, 1e-9), np.diff(rows.indptr))
+    rows.data = rows.data.astype(np.float32)
+    rows.eliminate_zeros()
+    by_term = rows.T.tocsr()
+    block = max(1, BLOCK_ENTRIES // n_items)
+    parts = []
+    for start in range(0, n_items, block):
+        products = (rows[start : start + block] @ by_term).tocsr()
+        asked = start + np.repeat(np.arange(products.shape[0]), np.diff(products.indptr))
+        products.data[products.indices == asked] = 0.0
+        parts.append(strongest(products, config.neighbours))
+    return sparse.vstack(parts, format="csr")

@@ -1,0 +1,134 @@
+"""User neighbours: what people took around the stretch of events most like this user's newest."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+from scipy import sparse
+
+from steerec.contracts import Floats, History, Indices, Times
+from steerec.data.dataset import Dataset
+from steerec.errors import ConfigError
+from steerec.heads.contract import HistoryHead
+from steerec.heads.histories import (
+    blank,
+    check_query,
+    check_stretches,
+    recency_query,
+    stretches,
+    strongest,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserKnnConfig:
+    """Settings of `UserKnn`."""
+
+    neighbours: int = 200  # most similar stretches that have a say
+    decay: float = 0.7  # weight of an event of the query against the one after it
+    last: int = 10  # newest events asked with
+    length: int = 10  # events in a stretch of a neighbour's history; 0: the whole history
+    step: int = 5  # events between two stretches' starts, a divisor of `length`
+    rarity: float = 0.5  # exponent of the idf that makes shared rare items count more: 0 not
+    popularity: float = 0.2  # exponent that lowers popular items in the answer: 0 not at all
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_query("user_knn", decay=self.decay, last=self.last)
+        check_stretches("user_knn", length=self.length, step=self.step)
+        if self.neighbours < 1 or min(self.popularity, self.rarity) < 0:
+            raise ConfigError(
+                f"user_knn: neighbours={self.neighbours}, rarity={self.rarity}, "
+                f"popularity={self.popularity}: expected at least 1, 0 and 0"
+            )
+
+
+@dataclass
+class UserKnn(HistoryHead):
+    """Scores an item by the stretches of other users' histories that are like the query.
+
+    Attributes:
+        rows: (n_stretches, n_items) float32 of ones.
+        owner: (n_stretches,) int32, the user of each stretch, -1 once forgotten.
+    """
+
+    name: ClassVar[str] = "user_knn"
+    config: UserKnnConfig
+    rows: sparse.csr_matrix
+    owner: Indices
+
+    def __post_init__(self) -> None:
+        """Weigh the stretches; all numbers follow from `rows`, so forgetting is exact."""
+        self.n_items = self.rows.shape[1]
+        counts = np.bincount(self.rows.indices, minlength=self.n_items)
+        n_stretches = max(1, int((np.diff(self.rows.indptr) > 0).sum()))
+        self._known = counts > 0
+        idf = np.log1p(n_stretches / np.maximum(counts, 1))
+        self._idf = (idf**self.config.rarity).astype(np.float32)
+        lowered = np.maximum(counts, 1).astype(np.float32) ** np.float32(-self.config.popularity)
+        self._by_item = _unit(_scaled(self.rows, self._idf)).T.tocsr()
+        self._answers = _scaled(self.rows, lowered)
+
+    @classmethod
+    def fit(cls, data: Dataset, config: UserKnnConfig, rng: np.random.Generator) -> Self:
+        """See Head.
+
+        Raises:
+            DataError: if no event has a positive weight.
+        """
+        return cls(config, *stretches(data, length=config.length, step=config.step))
+
+    def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
+        """See Head: similarity-weighted sums over the neighbours, the user's own left out."""
+        c = self.config
+        query = recency_query(states, self.n_items, decay=c.decay, last=c.last)
+        query = _scaled(query, self._idf * self._known)
+        query.eliminate_zeros()
+        alike = (_unit(query) @ self._by_item).tocsr()
+        users = np.array([state.user_idx for state in states], np.int64)
+        asking = np.repeat(users, np.diff(alike.indptr))
+        alike.data[(asking >= 0) & (self.owner[alike.indices] == asking)] = 0.0
+        scores = (strongest(alike, c.neighbours) @ self._answers).toarray()
+        scores[:, ~self._known] = np.nan
+        return blank(scores if items is None else scores[:, items], query)
+
+    def forget(self, user_idx: int, history: History) -> bool:
+        """See Head: exact; empties the user's stretches and weighs the rest anew (all of them)."""
+        keep = (self.owner != user_idx).astype(np.float32)
+        rows = (sparse.diags(keep) @ self.rows).tocsr().astype(np.float32)
+        rows.eliminate_zeros()
+        self.rows = rows
+        self.owner = np.where(self.owner == user_idx, np.int32(-1), self.owner)
+        self.__post_init__()
+        return True
+
+    def save(self, folder: Path) -> None:
+        """See Head."""
+        (folder / "user_knn.json").write_text(json.dumps(asdict(self.config)), "utf-8")
+        sparse.save_npz(folder / "rows.npz", self.rows)
+        np.save(folder / "owner.npy", self.owner, allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """See Head."""
+        config = UserKnnConfig(**json.loads((folder / "user_knn.json").read_text("utf-8")))
+        rows = sparse.load_npz(folder / "rows.npz")
+        return cls(config, rows, np.load(folder / "owner.npy", allow_pickle=False))
+
+
+def _scaled(rows: sparse.csr_matrix, by_item: Floats) -> sparse.csr_matrix:
+    scaled = rows.copy()
+    scaled.data = scaled.data * by_item[scaled.indices]
+    return scaled
+
+
+def _unit(rows: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Rows of length 1; empty rows stay empty."""
+    length = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
+    unit = rows.copy()
+    unit.data = unit.data / np.repeat(np.maximum(length, 1e-12), np.diff(rows.indptr))
+    unit.data = unit.data.astype(np.float32)
+    return unit
