@@ -9,6 +9,7 @@ HEADS: dict[str, str] = {
     "trending": "steerec.heads.trending:Trending",
     "repeat": "steerec.heads.repeat:Repeat",
     "transitions": "steerec.heads.transitions:Transitions",
+    "autoregressive": "steerec.heads.autoregressive:Autoregressive",
     "ease": "steerec.heads.ease:Ease",
     "item_knn": "steerec.heads.item_knn:ItemKnn",
     "user_knn": "steerec.heads.user_knn:UserKnn",

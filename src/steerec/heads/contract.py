@@ -14,7 +14,11 @@ class Head(Protocol):
     """One model of interest. Shared and read-only but for `observe`; a person's part is `state`."""
 
     name: ClassVar[str]
-    n_items: int
+
+    @property
+    def n_items(self) -> int:
+        """Items in the catalogue it was fitted on."""
+        ...
 
     @classmethod
     def fit(cls, data: Dataset, config: Any, rng: np.random.Generator) -> Self:
@@ -76,7 +80,6 @@ class Head(Protocol):
 class HistoryHead:
     """Defaults for heads whose state is the user's newest events."""
 
-    n_items: int
     keep: ClassVar[int] = 500  # newest events kept in a state
 
     def start(self, history: History) -> History:

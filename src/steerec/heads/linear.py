@@ -1,0 +1,56 @@
+"""Item-to-item weights, dense or sparse: asked with a query, stored without pickle."""
+
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from scipy import sparse
+
+from steerec.contracts import Floats, Indices
+
+Weights: TypeAlias = Any  # Floats or sparse.csr_matrix; SciPy ships no types
+
+
+def ask(query: sparse.csr_matrix, weights: Weights, items: Indices | None) -> Floats:
+    """(n_queries, n) float32: query @ weights, for the given columns or all."""
+    if items is not None and query.shape[0] == 1:
+        return _ask_one(query, weights, items)
+    if sparse.issparse(weights):
+        scores: Floats = (query @ weights).toarray()
+    else:
+        scores = np.asarray(query @ weights, np.float32)
+    return scores if items is None else scores[:, items]
+
+
+def _ask_one(query: sparse.csr_matrix, weights: Weights, items: Indices) -> Floats:
+    rows = weights[query.indices]
+    if sparse.issparse(rows):
+        total = np.asarray(query.data @ rows, np.float32)
+        return total[items][None]
+    picked: Floats = query.data @ rows[:, items]
+    return picked[None]
+
+
+def column(weights: Weights, rows: Indices, item_idx: int) -> Floats:
+    """(n_rows,) float32: the weight of each row's item for one item."""
+    if sparse.issparse(weights):
+        return np.asarray(weights[rows][:, [item_idx]].toarray(), np.float32).ravel()
+    return np.asarray(weights[rows, item_idx], np.float32)
+
+
+def save_weights(weights: Weights, path: Path) -> None:
+    """Write to `path` (.npz)."""
+    if sparse.issparse(weights):
+        sparse.save_npz(path, weights, compressed=False)
+    else:
+        np.savez(path, dense=weights)
+
+
+def load_weights(path: Path) -> Weights:
+    """Read what `save_weights` wrote."""
+    with np.load(path, allow_pickle=False) as stored:
+        if "dense" in stored:
+            dense: Floats = stored["dense"]
+            return dense
+    weights: Weights = sparse.load_npz(path).tocsr()
+    return weights

@@ -1,0 +1,166 @@
+"""Transitions: what people take after an item, counted over several steps, directed, live."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+from scipy import sparse
+
+from steerec.contracts import Floats, History, Indices, Times
+from steerec.data.dataset import Dataset
+from steerec.errors import ConfigError, DataError
+from steerec.heads.contract import HistoryHead
+from steerec.heads.histories import blank, decayed, recency_query
+from steerec.heads.lags import Steps, count_pairs
+from steerec.heads.linear import Weights, ask, column, load_weights, save_weights
+
+MERGE = 50_000  # live pairs held apart before they are merged into the counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransitionsConfig:
+    """Settings of `Transitions`."""
+
+    fade: float = 0.7  # weight of a pair against one that is a step nearer
+    steps: int = 20  # steps between two events that still count as a pair
+    same_basket: float = 0.3  # weight of two items of one basket, in both directions
+    shrink: float = 10.0  # counts added below: mistrust of items seen rarely
+    decay: float = 0.7  # weight of an event of the query against the one after it
+    last: int = 30  # newest events asked with
+
+    def __post_init__(self) -> None:
+        if not (0 < self.fade < 1 and 0 < self.decay <= 1):
+            raise ConfigError(
+                f"transitions: fade={self.fade}, decay={self.decay}: expected 0 < fade < 1 and "
+                "0 < decay <= 1"
+            )
+        if min(self.steps, self.last) < 1 or min(self.shrink, self.same_basket) < 0:
+            raise ConfigError(
+                "transitions: steps and last must be at least 1, shrink and same_basket at least 0"
+            )
+
+
+@dataclass
+class Transitions(HistoryHead):
+    """Scores an item by how often it followed the user's newest events.
+
+    Attributes:
+        counts: (n_items, n_items) float32, row = earlier item, faded by steps between.
+        out: (n_items,) float64, row sums of `counts`.
+        known: (n_items,) bool, items that had an event.
+
+    Source: Markov chains over decayed gaps, as the sequential rules of Ludewig and Jannach 2018,
+        Evaluation of session-based recommendation algorithms, section 3.
+    """
+
+    name: ClassVar[str] = "transitions"
+    config: TransitionsConfig
+    counts: Weights
+    out: np.ndarray
+    known: np.ndarray
+    _live: list[tuple[int, int, float]] = field(default_factory=list)
+    _fresh: sparse.csr_matrix | None = None
+
+    @property
+    def n_items(self) -> int:
+        """Items in the catalogue."""
+        return len(self.known)
+
+    @classmethod
+    def fit(cls, data: Dataset, config: TransitionsConfig, rng: np.random.Generator) -> Self:
+        """See Head."""
+        steps = Steps.of(data)
+        if len(steps.item) == 0:
+            raise DataError("transitions: no event weighs above 0, expected at least one")
+        faded = _fading(config)
+        # a big basket says less of each pair
+        bulk: Floats = (1 / np.sqrt(steps.size)).astype(np.float32)
+        counts = count_pairs(
+            steps,
+            data.n_items,
+            most=config.steps,
+            weigh={"all": lambda early, late, apart: faded[apart] * bulk[early] * bulk[late]},
+        )["all"]
+        if config.same_basket and data.has_baskets:
+            inside = count_pairs(
+                steps,
+                data.n_items,
+                most=0,
+                weigh={"in": lambda early, late, _: faded[0] * bulk[early] * bulk[late]},
+            )["in"]
+            counts = counts + inside.T
+        known = np.bincount(steps.item, minlength=data.n_items) > 0
+        return cls(config, counts, np.asarray(counts.sum(axis=1), np.float64).ravel(), known)
+
+    def observe(self, state: History, event: History) -> None:
+        """See Head: counts the pairs of the new event with the newest ones before it."""
+        before = state.last(self.config.steps)
+        faded = _fading(self.config)
+        for later in event.item_idx[event.weight > 0]:
+            if not 0 <= later < self.n_items:
+                continue
+            self.known[later] = True
+            liked = before.item_idx[before.weight > 0][::-1]
+            for place, earlier in enumerate(liked, start=1):
+                self._live.append((int(earlier), int(later), float(faded[place])))
+                self.out[earlier] += faded[place]
+        self._fresh = None
+        if len(self._live) >= MERGE:
+            self.counts = self.counts + self._live_counts()
+            self._live = []
+
+    def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
+        """See Head: roughly the chance to follow; NaN for items and users without events."""
+        query = recency_query(states, self.n_items, decay=self.config.decay, last=self.config.last)
+        asked = query.copy()
+        asked.data = (asked.data / (self.out[asked.indices] + self.config.shrink)).astype(
+            np.float32
+        )
+        scores = ask(asked, self.counts, items)
+        if self._live:
+            scores = scores + ask(asked, self._live_counts(), items)
+        scores[:, ~(self.known if items is None else self.known[items])] = np.nan
+        return blank(scores, query)
+
+    def because(self, state: History, item_idx: int) -> Floats:
+        """See Head."""
+        items, faded = decayed(state, decay=self.config.decay, last=self.config.last)
+        spoke = np.zeros(len(state), np.float32)
+        share = column(self.counts, items, item_idx) / (self.out[items] + self.config.shrink)
+        spoke[len(state) - len(items) :] = faded * share
+        return spoke
+
+    def _live_counts(self) -> sparse.csr_matrix:
+        if self._fresh is None:
+            row, col, weight = zip(*self._live, strict=True)
+            self._fresh = sparse.coo_matrix(
+                (np.array(weight, np.float32), (row, col)), shape=(self.n_items, self.n_items)
+            ).tocsr()
+        return self._fresh
+
+    def save(self, folder: Path) -> None:
+        """See Head: live counts are merged first."""
+        if self._live:
+            self.counts = self.counts + self._live_counts()
+            self._live, self._fresh = [], None
+        (folder / "config.json").write_text(json.dumps(asdict(self.config)))
+        np.savez(folder / "items.npz", out=self.out, known=self.known)
+        save_weights(self.counts, folder / "counts.npz")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """See Head."""
+        config = TransitionsConfig(**json.loads((folder / "config.json").read_text()))
+        with np.load(folder / "items.npz", allow_pickle=False) as stored:
+            out, known = stored["out"], stored["known"]
+        return cls(config, load_weights(folder / "counts.npz"), out, known)
+
+
+def _fading(config: TransitionsConfig) -> Floats:
+    """(steps + 1,): weight of a pair by steps apart; 0 apart is one basket."""
+    faded: Floats = (config.fade ** np.arange(-1.0, config.steps)).astype(np.float32)
+    faded[0] = config.same_basket
+    return faded

@@ -1,0 +1,178 @@
+"""Trending: popularity in several decay windows, mixed as the latest events show, live."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerec.contracts import Floats, History, Indices, Times
+from steerec.data.dataset import Dataset
+from steerec.errors import ConfigError, DataError
+from steerec.heads.contract import HistoryHead
+
+DAY_S = 86_400.0
+RESCALE = 40.0  # half-lives after which the growing counts are brought back to 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrendingConfig:
+    """Settings of `Trending`."""
+
+    half_lives_days: tuple[float, ...] = (1.0, 7.0, 30.0, 365.0)  # one window each, with times
+    newest: tuple[int, ...] = (1, 5, 20)  # without times: each user's newest n events
+    held_out: float = 0.1  # newest share of the events that decides how the windows mix
+    rounds: int = 50  # EM rounds for the mixture
+
+    def __post_init__(self) -> None:
+        if not self.half_lives_days or min(self.half_lives_days) <= 0:
+            raise ConfigError(f"trending: half_lives_days={self.half_lives_days}, expected > 0")
+        if not self.newest or min(self.newest) < 1:
+            raise ConfigError(f"trending: newest={self.newest}, expected at least 1 each")
+        if not 0 < self.held_out < 1 or self.rounds < 1:
+            raise ConfigError("trending: expected 0 < held_out < 1 and rounds of at least 1")
+
+
+@dataclass
+class Trending(HistoryHead):
+    """Scores an item by its share of events in a mixture of windows; the same for all users.
+
+    A window's counts are kept as if all events were counted at `clock`: an event at time t adds
+    2^((t - clock) / half-life), so nothing has to be aged when time goes on.
+
+    Attributes:
+        counts: (n_windows, n_items) float64; the last window counts all events alike.
+        mix: (n_windows,) float64, sums to 1.
+        clock: Unix seconds the counts refer to, NaN where the data has no times.
+    """
+
+    name: ClassVar[str] = "trending"
+    config: TrendingConfig
+    counts: NDArray[np.float64]
+    mix: NDArray[np.float64]
+    clock: float
+
+    @property
+    def n_items(self) -> int:
+        """Items in the catalogue."""
+        return int(self.counts.shape[1])
+
+    @classmethod
+    def fit(cls, data: Dataset, config: TrendingConfig, rng: np.random.Generator) -> Self:
+        """See Head."""
+        if not (data.weight > 0).any():
+            raise DataError("trending: no event weighs above 0, expected at least one")
+        if data.has_times:
+            clock = float(data.time.max())
+            cut = float(np.quantile(data.time, 1 - config.held_out))
+            early, late = data.time <= cut, data.time > cut
+            past = _timed(data, early, cut, config)
+            counts = _timed(data, np.ones(data.n_events, bool), clock, config)
+        else:
+            clock = float("nan")
+            from_end = data.starts[data.user_idx + 1] - 1 - np.arange(data.n_events)
+            early, late = from_end > 0, from_end == 0
+            past = _placed(data, early, from_end - 1, config)
+            counts = _placed(data, np.ones(data.n_events, bool), from_end, config)
+        late &= data.weight > 0
+        mix = _mixture(past, np.bincount(data.item_idx[late], minlength=data.n_items), config)
+        return cls(config, counts, mix, clock)
+
+    def observe(self, state: History, event: History) -> None:
+        """See Head: the event counts in every window."""
+        liked = (event.weight > 0) & (event.item_idx >= 0) & (event.item_idx < self.n_items)
+        items, times = event.item_idx[liked], event.time[liked]
+        if np.isnan(self.clock):
+            np.add.at(self.counts, (slice(None), items), 1.0)
+            return
+        half_lives = np.array(self.config.half_lives_days) * DAY_S
+        ages = (times[None] - self.clock) / half_lives[:, None]
+        growth = np.where(np.isnan(ages), 0.0, np.clip(ages, -RESCALE, RESCALE))
+        np.add.at(self.counts, (slice(0, -1), items), 2.0**growth)
+        np.add.at(self.counts[-1], items, 1.0)
+        if len(times) and np.nanmax(growth, initial=0.0) > RESCALE / 2:
+            latest = float(np.nanmax(times))
+            self.counts[:-1] *= (
+                2.0 ** np.maximum(-(latest - self.clock) / half_lives, -1000)[:, None]
+            )
+            self.clock = latest
+
+    def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
+        """See Head: log of the item's share; NaN for items without any event."""
+        picked = self.counts if items is None else self.counts[:, items]
+        share = self.mix @ (picked / np.maximum(self.counts.sum(axis=1), 1e-300)[:, None])
+        with np.errstate(divide="ignore"):
+            row = np.where(share > 0, np.log(share), np.nan).astype(np.float32)
+        return np.tile(row, (len(states), 1))
+
+    def save(self, folder: Path) -> None:
+        """See Head."""
+        about = {
+            "config": asdict(self.config),
+            "clock": None if np.isnan(self.clock) else self.clock,
+        }
+        (folder / "config.json").write_text(json.dumps(about))
+        np.savez(folder / "counts.npz", counts=self.counts, mix=self.mix)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """See Head."""
+        about: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        for name in ("half_lives_days", "newest"):
+            about["config"][name] = tuple(about["config"][name])
+        with np.load(folder / "counts.npz", allow_pickle=False) as stored:
+            counts, mix = stored["counts"], stored["mix"]
+        clock = float("nan") if about["clock"] is None else float(about["clock"])
+        return cls(TrendingConfig(**about["config"]), counts, mix, clock)
+
+
+def _timed(
+    data: Dataset, keep: NDArray[np.bool_], clock: float, config: TrendingConfig
+) -> NDArray[np.float64]:
+    """(n_windows, n_items): events aged to `clock`, and all alike in the last row."""
+    keep = keep & (data.weight > 0)
+    items, age = data.item_idx[keep], clock - data.time[keep]
+    rows = [
+        np.bincount(items, 2.0 ** np.maximum(-age / (days * DAY_S), -1000), data.n_items)
+        for days in config.half_lives_days
+    ]
+    return np.stack([*rows, np.bincount(items, minlength=data.n_items)]).astype(np.float64)
+
+
+def _placed(
+    data: Dataset,
+    keep: NDArray[np.bool_],
+    from_end: NDArray[np.int64],
+    config: TrendingConfig,
+) -> NDArray[np.float64]:
+    """(n_windows, n_items): each user's newest events, and all alike in the last row."""
+    keep = keep & (data.weight > 0)
+    rows = [
+        np.bincount(data.item_idx[keep & (from_end < n)], minlength=data.n_items)
+        for n in config.newest
+    ]
+    rows.append(np.bincount(data.item_idx[keep], minlength=data.n_items))
+    return np.stack(rows).astype(np.float64)
+
+
+def _mixture(
+    past: NDArray[np.float64], late: NDArray[np.int64], config: TrendingConfig
+) -> NDArray[np.float64]:
+    """(n_windows,) weights under which the windows best foretell the late events, by EM.
+
+    Source: Dempster, Laird and Rubin 1977, section 4.3 (mixtures).
+    """
+    n_windows = len(past)
+    share = past / np.maximum(past.sum(axis=1, keepdims=True), 1e-300)
+    mix = np.full(n_windows, 1 / n_windows)
+    seen = (late > 0) & (share.sum(axis=0) > 0)
+    if not seen.any():
+        return mix
+    for _ in range(config.rounds):
+        joint = mix[:, None] * share[:, seen]
+        mix = (joint / joint.sum(axis=0)) @ late[seen]
+        mix /= mix.sum()
+    return mix
