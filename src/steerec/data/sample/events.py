@@ -1,5 +1,6 @@
 """What visits leave behind: views, clicks, carts, orders, ratings, and the visits after those."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +11,15 @@ from steerec.contracts import Times
 from steerec.data.sample.catalogue import DAY_S, YEAR_END, YEAR_START, Ints
 from steerec.data.sample.visits import Mall, Visits, join_visits
 
+_SESSIONS_PER_EVENT = 0.165  # a few more than needed: whole sessions are dropped at the end
 _CLICK, _CART, _BUY = 0.42, 0.26, 0.62  # chance of each step given the one before
 _MOOD = 0.7  # spread between sessions for looking and sessions for buying
 _ON_PURPOSE = 2.2  # how much likelier the steps are when somebody comes for a product
 _COMES_BACK, _BACK_DAYS = 0.35, 2.5
 _COMPLETES, _COMPLETE_DAYS = 0.45, 3.0
-_REGULARS, _RHYTHM_SPREAD = 0.65, 0.12
+_REGULARS, _RHYTHM_SPREAD = 0.42, 0.12
 _KEEPS_BRAND = 0.85
+_OUT_OF_SEASON = 0.25  # share of the regular orders of seasonal goods that go on all year
 _MOST_ORDERS = 26
 _RATES, _DISLIKES = 0.12, 0.012
 
@@ -36,23 +39,27 @@ def live_a_year(mall: Mall, n_events: int) -> pl.DataFrame:
     Returns:
         user_id … basket, at most `n_events` rows and only a few fewer, in order of time.
     """
-    visits = mall.browse(int(n_events * 0.24) + 20)
-    outcome = _outcomes(visits, mall)
-    later = [
-        _come_back(visits, outcome, mall),
-        _complete(visits, outcome, mall),
-        _restock(visits, outcome, mall),
-    ]
-    more = join_visits(*later)
-    visits = join_visits(visits, more)
-    both = _outcomes(more, mall)
-    outcome = _Outcome(
-        *(
-            np.concatenate([getattr(o, f) for o in (outcome, both)])
-            for f in ("click", "cart", "buy")
-        )
-    )
+    first = mall.browse(int(n_events * _SESSIONS_PER_EVENT) + 20)
+    looked = _follow(first, _outcomes(first, mall), mall, _come_back)
+    visits, outcome = _follow(*looked, mall, _complete, _restock)
     return _write(_rows(visits, outcome, mall), visits, mall, n_events)
+
+
+def _follow(
+    visits: Visits,
+    outcome: _Outcome,
+    mall: Mall,
+    *ways: Callable[[Visits, _Outcome, Mall], Visits],
+) -> tuple[Visits, _Outcome]:
+    """The visits and what came of them, with those that followed in these ways at the end."""
+    later = join_visits(*(way(visits, outcome, mall) for way in ways))
+    new = _outcomes(later, mall)
+    joined = _Outcome(
+        click=np.concatenate([outcome.click, new.click]),
+        cart=np.concatenate([outcome.cart, new.cart]),
+        buy=np.concatenate([outcome.buy, new.buy]),
+    )
+    return join_visits(visits, later), joined
 
 
 def _outcomes(visits: Visits, mall: Mall) -> _Outcome:
@@ -119,6 +126,8 @@ def _restock(visits: Visits, outcome: _Outcome, mall: Mall) -> Visits:
     other = mall.choose(user, time, mall.catalogue.kind[item], last=item)
     item = np.where(rng.random(len(item)) < _KEEPS_BRAND, item, other)
     again = _return_visits(mall, user, item, time)
+    wanted = mall.in_season(mall.catalogue.kind[again.item], again.time)
+    again = again.take(wanted | (rng.random(len(wanted)) < _OUT_OF_SEASON))
     together = np.unique(
         np.stack([again.user, again.time.astype(np.int64)]), axis=1, return_inverse=True
     )[1]

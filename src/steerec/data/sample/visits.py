@@ -87,7 +87,10 @@ class Mall:
         self._related = (self._of_interest @ self._of_interest.T > 0) & ~np.eye(
             len(lexicon.types), dtype=bool
         )
-        self._mood = _moods(lexicon, rng) + np.where(np.isnan(self.every_days), 0.0, _REGULAR)
+        self._season = _seasons(lexicon)
+        self._mood = _moods(lexicon, self._season, rng) + np.where(
+            np.isnan(self.every_days), 0.0, _REGULAR
+        )
         n_items = len(catalogue.kind)
         self._hit = rng.random(n_items) < _HITS
         self._hit_time = rng.uniform(YEAR_START, YEAR_END, n_items)
@@ -160,8 +163,7 @@ class Mall:
         people = self.shoppers
         turned = (time >= people.turn[user])[:, None]
         hobbies = np.where(turned, people.after[user], people.before[user])
-        week = ((time - YEAR_START) / (7 * DAY_S)).astype(np.int64)
-        wish = hobbies @ self._of_interest.T + people.whim[user] + self._mood[week]
+        wish = hobbies @ self._of_interest.T + people.whim[user] + self._mood[_week(time)]
         if among is not None:
             wish = np.where(among, wish, -50.0)
         drawn: Ints = (wish + self.rng.gumbel(size=wish.shape)).argmax(axis=1)
@@ -182,19 +184,34 @@ class Mall:
         there = (way == _NEXT.index("companion")) & self.on_sale(companion, time)
         return np.where(there, companion, following)
 
+    def in_season(self, kind: Ints, time: Times) -> NDArray[np.bool_]:
+        """Whether each time lies in the type's months; types without a season always do."""
+        always = np.logical_not(np.any(self._season, axis=0, keepdims=True))[0]
+        now: NDArray[np.bool_] = self._season[_week(time), kind] | always[kind]
+        return now
+
     def on_sale(self, item: Ints, time: Times) -> NDArray[np.bool_]:
         """Whether each product exists (is not -1) and has arrived by then."""
         return (item >= 0) & (self.catalogue.published[item] <= time)
 
 
-def _moods(lexicon: Lexicon, rng: np.random.Generator) -> Doubles:
+def _seasons(lexicon: Lexicon) -> NDArray[np.bool_]:
+    """(weeks, n_types): whether the week lies in the type's months."""
+    month = ((np.arange(_WEEKS) * 7 + 3) / 30.44).astype(np.int64) % 12 + 1
+    return np.array([[m in kind.months for kind in lexicon.types] for m in month])
+
+
+def _moods(lexicon: Lexicon, season: NDArray[np.bool_], rng: np.random.Generator) -> Doubles:
     """(weeks, n_types): season, slow trends, and a lasting popularity of each type."""
     n_types = len(lexicon.types)
-    month = ((np.arange(_WEEKS) * 7 + 3) / 30.44).astype(np.int64) % 12 + 1
-    season = np.array([[m in kind.months for kind in lexicon.types] for m in month])
     steps = rng.normal(0, 1, (_WEEKS, n_types)).cumsum(axis=0) / np.sqrt(_WEEKS)
     moods: Doubles = _SEASON * season + _TREND * steps + rng.normal(0, 0.4, n_types)
     return moods
+
+
+def _week(time: Times) -> Ints:
+    week: Ints = ((time - YEAR_START) / (7 * DAY_S)).astype(np.int64)
+    return week
 
 
 def _clock() -> tuple[Times, Doubles]:
