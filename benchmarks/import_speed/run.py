@@ -67,6 +67,7 @@ def measure(path: Path) -> dict[str, object]:
             "clean": round(done - read, 2),
             "build": round(built - done, 2),
             "total": round(built - start, 2),
+            "cpu": round(time.process_time(), 2),
         },
         "peak_rss_mib": peak // (1024 if sys.platform != "darwin" else 1024**2),
         "file_mib": path.stat().st_size // 2**20,
@@ -76,6 +77,7 @@ def measure(path: Path) -> dict[str, object]:
 def run_all(n_events: int) -> dict[str, object]:
     """Generate, measure each form in a fresh process, describe the run."""
     results = []
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         for form in ("csv", "parquet"):
             path = Path(folder) / f"events.{form}"
@@ -93,6 +95,7 @@ def run_all(n_events: int) -> dict[str, object]:
         "seed": SEED,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}, polars {pl.__version__}",
+        "load_average_before": round(load, 1),
         "n_events": n_events,
         "results": results,
     }

@@ -258,25 +258,23 @@ def build_dataset(
     events = events.drop("row", strict=False).with_row_index("row")
     item_table = _table_with_all(items, events, "item_id")
     user_table = _table_with_all(users, events, "user_id")
-    events = _with_indices(events, item_table, user_table)
-    kinds = tuple(sorted(events["event"].unique().to_list()))
+    user_idx = _positions(events["user_id"], user_table["user_id"])
+    kinds, kind = _kinds(events)
     kind_weight = np.array([weights.get(k, 1.0) for k in kinds], np.float32)
-    kind = events["event"].replace_strict(list(kinds), range(len(kinds)), return_dtype=pl.Int16)
     # lexsort is stable and rows come in file order, so that the row breaks ties by itself.
-    order = np.lexsort((_order_key(events), events["user_idx"].to_numpy()))
-    kind_array = kind.to_numpy()[order]
+    order = np.lexsort((_order_key(events), user_idx))
     return Dataset(
         user_ids=user_table["user_id"].to_numpy().astype(object),
         item_ids=item_table["item_id"].to_numpy().astype(object),
-        user_idx=events["user_idx"].to_numpy()[order].astype(np.int32),
-        item_idx=events["item_idx"].to_numpy()[order].astype(np.int32),
-        kind=kind_array,
+        user_idx=user_idx[order],
+        item_idx=_positions(events["item_id"], item_table["item_id"])[order],
+        kind=kind[order],
         kinds=kinds,
-        weight=kind_weight[kind_array],
-        value=_floats(events, "value")[order].astype(np.float32),
+        weight=kind_weight[kind[order]],
+        value=_floats(events, "value").astype(np.float32)[order],
         time=_floats(events, "timestamp")[order],
         basket=_baskets(events)[order],
-        row=events["row"].to_numpy()[order].astype(np.int64),
+        row=order.astype(np.int64),
         items=item_table,
         users=user_table,
     )
@@ -308,21 +306,21 @@ def _table_with_all(table: pl.DataFrame | None, events: pl.DataFrame, key: str) 
     return pl.concat([table, new], how="diagonal")
 
 
-def _with_indices(
-    events: pl.DataFrame, item_table: pl.DataFrame, user_table: pl.DataFrame
-) -> pl.DataFrame:
+def _positions(ids: pl.Series, table: pl.Series) -> Indices:
+    """Row of each id in the table, int32."""
+    index = pl.DataFrame({"id": table}).with_row_index("at")
+    wanted = pl.DataFrame({"id": ids.cast(pl.String)})
+    found = wanted.join(index, on="id", how="left", maintain_order="left")["at"]
+    return found.cast(pl.Int32).to_numpy()
+
+
+def _kinds(events: pl.DataFrame) -> tuple[tuple[str, ...], NDArray[np.int16]]:
+    """The names of the kinds, sorted, and each event's place among them."""
     if "event" not in events.columns:
-        events = events.with_columns(event=pl.lit("view"))
-    events = events.with_columns(
-        pl.col("user_id", "item_id").cast(pl.String), pl.col("event").fill_null("view")
-    )
-    for table, key, name in (
-        (item_table, "item_id", "item_idx"),
-        (user_table, "user_id", "user_idx"),
-    ):
-        index = table.select(key).with_row_index(name)
-        events = events.join(index, on=key, how="left", maintain_order="left")
-    return events
+        return ("view",), np.zeros(len(events), np.int16)
+    names = events["event"].cast(pl.String).fill_null("view")
+    kinds = names.unique().sort()
+    return tuple(kinds.to_list()), _positions(names, kinds).astype(np.int16)
 
 
 def _order_key(events: pl.DataFrame) -> Times:
