@@ -383,3 +383,13 @@ def test_a_damaged_lock_is_told(tmp_path):
     (tmp_path / "downloads.lock.json").write_text("{oops")
     with pytest.raises(DownloadError, match="damaged"):
         read_lock(tmp_path)
+
+
+def test_a_cache_that_cannot_be_used_is_told_before_the_download(site, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(DataError, match="cannot be made"):
+        locate("ml-1m", data_dir=None, cache_dir=tmp_path / "file", base_url=site.url)
+    (tmp_path / "ml-1m").mkdir()
+    with pytest.raises(DataError, match=r"holds no events\.parquet"):
+        locate("ml-1m", data_dir=None, cache_dir=tmp_path, base_url=site.url)
+    assert site.asked == []

@@ -113,6 +113,7 @@ def locate(
             _log.info("found set=%s folder=%s", name, folder / name)
             return folder / name
     wanted.check()
+    _check_cache(cache_dir, name)
     files = _download(wanted, cache_dir, progress, base_url)
     _convert(wanted, [file.path for file in files], cache_dir / name)
     # Only now: a file that does not even unpack must not become the reference.
@@ -120,6 +121,15 @@ def locate(
         record_lock(file, cache_dir)
         file.path.unlink()
     return cache_dir / name
+
+
+def _check_cache(cache_dir: Path, name: str) -> None:
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise DataError(f"cache folder {cache_dir} cannot be made ({e}): choose another") from e
+    if (cache_dir / name).exists():
+        raise DataError(f"{cache_dir / name} exists but holds no events.parquet: delete or fill it")
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -132,7 +142,7 @@ def unpack(archive: Path, folder: Path) -> None:
         with zipfile.ZipFile(archive) as packed:
             for member in packed.namelist():
                 path = PurePosixPath(member.replace("\\", "/"))
-                if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+                if path.is_absolute() or ".." in path.parts or ":" in member:
                     raise DataError(
                         f"{archive} holds {member!r}, which leads outside: not unpacked"
                     )
