@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from steerec.contracts import Floats, Indices
+from steerec.data.health_facts import gini
 from steerec.evaluation.ranks import Bools, Values
 
 
@@ -117,18 +118,6 @@ def exposure_gini(lists: Indices, n_items: int) -> float:
     Source: Fleder and Hosanagar 2009, Blockbuster culture's next rise or fall, sect. 3.
     """
     return gini(_exposure(lists, n_items))
-
-
-def gini(amounts: NDArray[np.integer]) -> float:
-    """Gini coefficient of non-negative amounts; 0 where there are none.
-
-    sum over j of (2j - n - 1) x_j / (n sum x), x ascending, j = 1 … n.
-    """
-    x = np.sort(amounts).astype(np.float64)
-    n, total = len(x), x.sum()
-    if total == 0:
-        return 0.0
-    return float(((2 * np.arange(1, n + 1) - n - 1) * x).sum() / (n * total))
 
 
 def novelty(lists: Indices, counts: NDArray[np.integer]) -> Values:
