@@ -79,8 +79,8 @@ def read(html):
 def test_the_answer_is_one_paragraph_in_words(result):
     assert answer(result) == (
         "The blend finds the next item in the first ten places in 31.8 % of cases (95 % certain: "
-        "between 29.8 % and 33.8 %), 8 times as often as popularity (4.0 %). The best single model, "
-        "ease, reaches 24.0 %: putting the models together finds 78 more in a thousand."
+        "between 29.8 % and 33.8 %), 8 times as often as popularity (4.0 %). The best single "
+        "model, ease, reaches 24.0 %: putting the models together finds 78 more in a thousand."
     )
 
 
@@ -92,7 +92,7 @@ def test_a_blend_that_loses_is_said_to_lose(result):
 
 def test_without_a_blend_the_best_model_answers(result):
     del result["results"]["blend"]
-    assert answer(result).startswith("The ease finds the next item")
+    assert answer(result).startswith("The model ease finds the next item")
 
 
 def test_a_basket_is_described_as_one(result):

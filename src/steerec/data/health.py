@@ -135,8 +135,8 @@ def _id_findings(facts: EventFacts) -> Iterator[Finding]:
             "missing_ids",
             WARNING if lost > 0.01 * len(facts.raw) else NOTICE,
             "Events without a user or an item",
-            f"{lost:,} of {len(facts.raw):,} rows ({_percent(lost, len(facts.raw))}) name no user or "
-            "no item and teach nothing.",
+            f"{lost:,} of {len(facts.raw):,} rows ({_percent(lost, len(facts.raw))}) name no user "
+            "or no item and teach nothing.",
             "Map another column as user_id or item_id, or let cleaning put these rows aside.",
         )
     else:

@@ -59,7 +59,8 @@ def answer(result: Mapping[str, Any]) -> str:
     hit = hit_metric(models)
     name = "blend" if "blend" in models else ranking(models, hit)[0]
     value = models[name][hit]
-    text = f"The {name_of(name)} {_found(result, hit)} {percent(value)} of cases"
+    who = "blend" if name == "blend" else f"model {name_of(name)}"
+    text = f"The {who} {_found(result, hit)} {percent(value)} of cases"
     low, high = models[name].get("ci", {}).get(hit, (None, None))
     if low is not None:
         text += f" (95 % certain: between {percent(low)} and {percent(high)})"
