@@ -1,0 +1,146 @@
+"""Vectors on disk by content, so that a second run encodes nothing."""
+
+import hashlib
+import logging
+import os
+import re
+import sqlite3
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from steerec.contracts import Encoder, Floats
+from steerec.encoders.settings import Progress, is_blank
+from steerec.errors import EncoderError
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 512  # texts between two writes: what a crash can lose
+_LOOKUP = 500  # keys in one query; older SQLite allows 999
+_WAIT_S = 60.0  # for another process that writes
+_TABLE = "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, crc INTEGER, vector BLOB)"
+
+
+class CachedEncoder:
+    """An encoder that asks its file first; several processes may share the folder.
+
+    Attributes:
+        hits, misses: distinct texts of each call found on disk, and encoded anew.
+        damaged: stored vectors that did not match their checksum and were encoded again.
+    """
+
+    def __init__(self, encoder: Encoder, folder: Path) -> None:
+        self._encoder = encoder
+        self.name = encoder.name
+        self.dim = encoder.dim
+        # The name's hash keeps two names apart that differ only in characters files cannot have.
+        tail = hashlib.sha256(self.name.encode()).hexdigest()[:8]
+        self.path = folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', self.name)[:80]}-{tail}.sqlite"
+        self.hits = self.misses = self.damaged = 0
+
+    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> Floats:
+        """See Encoder; `progress` hears of the texts that were not on disk."""
+        out = np.zeros((len(texts), self.dim), np.float32)
+        places: dict[bytes, list[int]] = {}
+        for i, text in enumerate(texts):
+            if not is_blank(text):
+                places.setdefault(self._key(text), []).append(i)
+        if not places:
+            return out
+        known = self._read(list(places))
+        missing = sorted(
+            (k for k in places if k not in known), key=lambda k: -len(texts[places[k][0]])
+        )
+        self.hits += len(known)
+        self.misses += len(missing)
+        for key, vector in known.items():
+            out[places[key]] = vector
+        for start in range(0, len(missing), _CHUNK):
+            keys = missing[start : start + _CHUNK]
+            fresh = self._encode_checked([texts[places[k][0]] for k in keys])
+            self._write(dict(zip(keys, fresh, strict=True)))
+            for key, vector in zip(keys, fresh, strict=True):
+                out[places[key]] = vector
+            if progress is not None:
+                progress(start + len(keys), len(missing))
+        return out
+
+    def _key(self, text: str) -> bytes:
+        return hashlib.sha256(f"{self.name}\0{text}".encode()).digest()
+
+    def _encode_checked(self, texts: list[str]) -> Floats:
+        vectors = self._encoder.encode(texts)
+        if vectors.shape != (len(texts), self.dim) or not np.isfinite(vectors).all():
+            raise EncoderError(
+                f"{self.name} gave vectors of shape {vectors.shape}, expected finite numbers "
+                f"({len(texts)}, {self.dim}): nothing was stored, check the encoder"
+            )
+        return vectors
+
+    def _read(self, keys: list[bytes]) -> Mapping[bytes, Floats]:
+        if not self.path.exists():
+            return {}
+        found: dict[bytes, Floats] = {}
+        damaged = 0
+        with self._open() as db:
+            for start in range(0, len(keys), _LOOKUP):
+                part = keys[start : start + _LOOKUP]
+                marks = ",".join("?" * len(part))
+                rows = db.execute(
+                    f"SELECT key, crc, vector FROM vectors WHERE key IN ({marks})", part
+                )
+                for key, crc, blob in rows:
+                    if self._intact(crc, blob):
+                        found[key] = np.frombuffer(blob, "<f4")
+                    else:
+                        damaged += 1
+        if damaged:
+            self.damaged += damaged
+            log.warning("vector_cache=damaged path=%s rows=%d action=encode", self.path, damaged)
+        return found
+
+    def _intact(self, crc: object, blob: object) -> bool:
+        return isinstance(blob, bytes) and len(blob) == 4 * self.dim and zlib.crc32(blob) == crc
+
+    def _write(self, vectors: Mapping[bytes, Floats]) -> None:
+        blobs = ((key, np.asarray(v, "<f4").tobytes()) for key, v in vectors.items())
+        rows = [(key, zlib.crc32(blob), blob) for key, blob in blobs]
+        with self._open() as db, db:
+            db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """A connection for one use; a file that is no database is put aside, not trusted."""
+        try:
+            db = self._connect()
+        except sqlite3.OperationalError as e:
+            raise EncoderError(
+                f"vector cache {self.path} cannot be opened ({e}): check the folder's permissions "
+                "and space, or give another cache folder"
+            ) from e
+        except sqlite3.DatabaseError as e:
+            aside = self.path.with_name(f"{self.path.name}.damaged-{os.getpid()}")
+            log.warning("vector_cache=unreadable path=%s error=%s moved_to=%s", self.path, e, aside)
+            self.path.replace(aside)
+            self.damaged += 1
+            db = self._connect()
+        with closing(db):
+            yield db
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise EncoderError(
+                f"vector cache folder {self.path.parent} cannot be made ({e}): give another one"
+            ) from e
+        db = sqlite3.connect(self.path, timeout=_WAIT_S)
+        try:
+            db.execute(_TABLE)
+        except sqlite3.Error:
+            db.close()
+            raise
+        return db
