@@ -139,6 +139,15 @@ def test_a_column_of_another_kind_is_refused_by_name(tmp_path):
         read_tables(write(tmp_path / "e.csv", text))
 
 
+def test_bytes_are_no_ids_and_lists_of_bytes_become_texts(tmp_path):
+    frame = pl.DataFrame({"user_id": ["u"], "item_id": ["i"], "x": [[b"\xff"]]})
+    frame.write_parquet(tmp_path / "e.parquet")
+    assert read_tables(tmp_path / "e.parquet").tables.events["x"].to_list() == [["ff"]]
+    frame.with_columns(user_id=pl.lit(b"\xff")).write_parquet(tmp_path / "e.parquet")
+    with pytest.raises(DataError, match="'user_id'.*expected a text"):
+        read_tables(tmp_path / "e.parquet")
+
+
 def test_day_first_dates_are_refused_rather_than_guessed(tmp_path):
     text = "user_id,item_id,timestamp\nu,i,12/1/2010 8:26\n"
     with pytest.raises(DataError, match="ISO 8601"):

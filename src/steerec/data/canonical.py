@@ -49,6 +49,8 @@ class _Source:
             return column.cast(pl.List(pl.String)).list.join(" ")
         if isinstance(column.dtype, pl.Struct):
             raise self._wrong(name, "a text")
+        if column.dtype == pl.Binary:
+            raise self._wrong(name, "a text")
         return column.cast(pl.String, strict=False)
 
     def number(self, name: str) -> pl.Series:
@@ -104,7 +106,7 @@ class _Source:
                 own = name
                 while own in made:
                     own += "_source"
-                made[own] = self.raw[name]
+                made[own] = _own_column(self.raw[name])
         return pl.DataFrame([series.alias(name) for name, series in made.items()])
 
     def _unread_texts(self, columns: Mapping[str, pl.Series]) -> dict[str, pl.Series]:
@@ -188,6 +190,13 @@ def split_categories(column: pl.Series) -> pl.Series:
     label = pl.element().str.strip_chars()
     frame = pl.DataFrame({"text": column.cast(pl.String)})
     return frame.select(parts.list.eval(label.filter(label != ""))).to_series()
+
+
+def _own_column(column: pl.Series) -> pl.Series:
+    """Lists of bytes become lists of hexadecimal texts: Polars cannot write them as JSON."""
+    if column.dtype != pl.List(pl.Binary):
+        return column
+    return column.to_frame().select(pl.all().list.eval(pl.element().bin.encode("hex"))).to_series()
 
 
 def _one_kind(source: _Source) -> pl.Series:
