@@ -144,7 +144,7 @@ def test_bytes_are_no_ids_and_lists_of_bytes_become_texts(tmp_path):
     frame.write_parquet(tmp_path / "e.parquet")
     assert read_tables(tmp_path / "e.parquet").tables.events["x"].to_list() == [["ff"]]
     frame.with_columns(user_id=pl.lit(b"\xff")).write_parquet(tmp_path / "e.parquet")
-    with pytest.raises(DataError, match="'user_id'.*expected a text"):
+    with pytest.raises(DataError, match=r"'user_id'.*expected a text"):
         read_tables(tmp_path / "e.parquet")
 
 
