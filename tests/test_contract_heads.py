@@ -5,10 +5,10 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from worlds import hold_out, shop
 
 from steerec.contracts import History
 from steerec.heads import HEADS, load_head
+from worlds import hold_out, shop
 
 # Least NDCG@10 over the 96 items of the generated shop; a random order gets .047, so each floor
 # stands well above chance and a little under what the head reached when it was written.

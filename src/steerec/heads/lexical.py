@@ -1,8 +1,8 @@
 """BM25 over the words of item texts: search by words, and likeness of items by their texts.
 
-Terms are whole words, and character 2- to 4-grams of Chinese, Japanese and Korean runs (which
-have no spaces). A searched word that no text has stands for the words spelt most like it, by
-their character 2- to 4-grams, so that `shampo` still finds `shampoo`.
+Terms are whole words, and characters and their 2- to 4-grams of Chinese, Japanese and Korean
+runs (which have no spaces). A searched word that no text has stands for the words spelt most like
+it, by the same grams, so that `shampo` still finds `shampoo`.
 """
 
 import json
@@ -40,8 +40,8 @@ class LexicalConfig:
 
     k1: float = 1.2  # how soon repeating a term stops to count
     b: float = 0.5  # how much long texts are held against themselves: 0 not, 1 fully
-    typo: float = 0.35  # least share of character grams that makes an unknown word another's typo
-    max_share: float = 0.1  # terms in more than this share of the items do not make them alike
+    typo: float = 0.3  # least share of character grams that makes an unknown word another's typo
+    max_share: float = 0.25  # terms in more than this share of the items do not make them alike
     neighbours: int = 100  # most alike items kept for each item
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ class Lexical:
     def search(self, text: str, n: int) -> tuple[Indices, Floats]:
         """At most `n` items for these words, best first, with their BM25 scores above 0."""
         wanted = np.zeros(len(self.terms), np.float32)
-        for term in set(_terms(text)):
+        for term in set(_terms(text, shortest=2)):  # one character only where alone
             at, likeness = self._matches(term)
             wanted[at] = np.maximum(wanted[at], likeness)
         scores = np.asarray(self.weights @ wanted, np.float32)
@@ -163,24 +163,25 @@ def item_texts(items: pl.DataFrame) -> list[str]:
     return [" ".join(dict.fromkeys(part for part in row if part)) for row in texts.iter_rows()]
 
 
-def _terms(text: str) -> Iterator[str]:
+def _terms(text: str, *, shortest: int = 1) -> Iterator[str]:
+    """Words, and character grams of runs without spaces; a run shorter than `shortest` whole."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     for chunk in CHUNKS.findall(folded):
-        if IS_CJK.match(chunk) and len(chunk) > 1:
-            yield from _grams(chunk, (2, 3, 4))
+        if IS_CJK.match(chunk) and len(chunk) >= shortest:
+            yield from _grams(chunk, range(shortest, 5))
         else:
             yield chunk
 
 
-def _grams(chunk: str, sizes: tuple[int, ...]) -> Iterator[str]:
+def _grams(chunk: str, sizes: range) -> Iterator[str]:
     for size in sizes:
         for start in range(len(chunk) - size + 1):
             yield chunk[start : start + size]
 
 
 def _spelled(word: str) -> set[str]:
-    """A word's character 2- to 4-grams, its two ends marked."""
-    return set(_grams(f"^{word}$", (2, 3, 4)))
+    """A word's characters and their 2- to 4-grams, its two ends marked."""
+    return set(_grams(f"^{word}$", range(1, 5)))
 
 
 def _incidence(counted: Sequence[Mapping[str, int]]) -> tuple[sparse.csr_matrix, tuple[str, ...]]:
