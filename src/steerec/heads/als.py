@@ -98,9 +98,8 @@ class Als(HistoryHead):
 
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: item factors times the folded-in user."""
-        query = recency_query(states, self.n_items, decay=self.config.decay, last=self.config.last)
-        query = query.multiply(self.known).tocsr()
-        query.eliminate_zeros()
+        c = self.config
+        query = recency_query(states, self.n_items, decay=c.decay, last=c.last, known=self.known)
         users = np.stack(
             [self._fold_in(query, row) for row in range(len(states))] or [np.empty(0, np.float32)]
         )

@@ -137,10 +137,8 @@ class Content(HistoryHead):
 
     def _unscaled(self, states: Sequence[History]) -> sparse.csr_matrix:
         """The query without events whose items have neither text nor vector."""
-        query = recency_query(states, self.n_items, decay=self.config.decay, last=self.config.last)
-        query = query.multiply(self._known).tocsr()
-        query.eliminate_zeros()
-        return query
+        c = self.config
+        return recency_query(states, self.n_items, decay=c.decay, last=c.last, known=self._known)
 
     def _query(self, states: Sequence[History]) -> sparse.csr_matrix:
         """Rows whose sizes add up to 1, so that a score is a mean likeness."""

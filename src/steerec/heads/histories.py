@@ -35,21 +35,31 @@ def decayed(history: History, *, decay: float, last: int) -> tuple[Indices, Floa
 
 
 def recency_query(
-    states: Sequence[History], n_items: int, *, decay: float, last: int
+    states: Sequence[History],
+    n_items: int,
+    *,
+    decay: float,
+    last: int,
+    known: NDArray[np.bool_] | None = None,
 ) -> sparse.csr_matrix:
     """(len(states), n_items) float32: decayed weights summed by item, zeros not stored.
 
     Events of items outside the catalogue are left out; a row without any entry means that
     nothing is known of the user.
+
+    Args:
+        known: (n_items,) true for items that may be asked with; None: all.
     """
     pairs = [decayed(state, decay=decay, last=last) for state in states]
     sizes = [len(items) for items, _ in pairs]
     rows = np.repeat(np.arange(len(pairs)), sizes)
     cols = np.concatenate([items for items, _ in pairs] or [np.empty(0, np.int32)])
     faded = np.concatenate([weights for _, weights in pairs] or [np.empty(0, np.float32)])
-    known = (cols >= 0) & (cols < n_items)
+    inside = (cols >= 0) & (cols < n_items)
+    if known is not None:
+        inside[inside] = known[cols[inside]]
     query = sparse.coo_matrix(
-        (faded[known], (rows[known], cols[known])), shape=(len(pairs), n_items)
+        (faded[inside], (rows[inside], cols[inside])), shape=(len(pairs), n_items)
     ).tocsr()  # duplicates add up
     query.eliminate_zeros()
     return query

@@ -90,9 +90,8 @@ class ItemKnn(HistoryHead):
 
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: decayed sums of similarities; 0 means no neighbour of the query."""
-        query = recency_query(states, self.n_items, decay=self.config.decay, last=self.config.last)
-        query = query.multiply(self.known).tocsr()  # an item without events has no neighbours
-        query.eliminate_zeros()
+        c = self.config
+        query = recency_query(states, self.n_items, decay=c.decay, last=c.last, known=self.known)
         scores = (query @ self.similarity).toarray()
         scores[:, ~self.known] = np.nan
         return blank(scores if items is None else scores[:, items], query)

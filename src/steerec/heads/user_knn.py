@@ -84,9 +84,8 @@ class UserKnn(HistoryHead):
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: similarity-weighted sums over the neighbours, the user's own left out."""
         c = self.config
-        query = recency_query(states, self.n_items, decay=c.decay, last=c.last)
-        query = _scaled(query, self._idf * self._known)
-        query.eliminate_zeros()
+        query = recency_query(states, self.n_items, decay=c.decay, last=c.last, known=self._known)
+        query = _scaled(query, self._idf)
         alike = (_unit(query) @ self._by_item).tocsr()
         users = np.array([state.user_idx for state in states], np.int64)
         asking = np.repeat(users, np.diff(alike.indptr))
