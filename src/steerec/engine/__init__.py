@@ -1,1 +1,1 @@
-"""Where the parts meet: fit, blend, recommend, explain, snapshot."""
+"""Where the parts meet: fit, blend, recommend, explain, evaluate, snapshot."""

@@ -93,7 +93,8 @@ class Repeat(HistoryHead):
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head: the earlier times the user took the same item."""
-        return ((state.item_idx == item_idx) & (state.weight > 0)).astype(np.float32)
+        same = (state.item_idx == item_idx) & (state.weight > 0)
+        return np.asarray(same, np.float32)
 
     def save(self, folder: Path) -> None:
         """See Head."""

@@ -86,13 +86,14 @@ class Trending(HistoryHead):
         liked = (event.weight > 0) & (event.item_idx >= 0) & (event.item_idx < self.n_items)
         items, times = event.item_idx[liked], event.time[liked]
         if np.isnan(self.clock):
-            np.add.at(self.counts, (slice(None), items), 1.0)
+            self.counts += np.bincount(items, minlength=self.n_items)
             return
         half_lives = np.array(self.config.half_lives_days) * DAY_S
         ages = (times[None] - self.clock) / half_lives[:, None]
         growth = np.where(np.isnan(ages), 0.0, np.clip(ages, -RESCALE, RESCALE))
-        np.add.at(self.counts, (slice(0, -1), items), 2.0**growth)
-        np.add.at(self.counts[-1], items, 1.0)
+        for item_idx, grown in zip(items, (2.0**growth).T, strict=True):
+            self.counts[:-1, item_idx] += grown
+            self.counts[-1, item_idx] += 1.0
         if len(times) and np.nanmax(growth, initial=0.0) > RESCALE / 2:
             latest = float(np.nanmax(times))
             self.counts[:-1] *= (

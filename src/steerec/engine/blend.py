@@ -1,0 +1,130 @@
+"""The blend: head weights w = θφ, fitted so that held-out targets come out on top."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+
+from steerec.contracts import Floats
+from steerec.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendConfig:
+    """Settings of the fit of θ."""
+
+    max_cases: int = 6_000  # most held-out cases used
+    top: int = 150  # candidates of a case taken from the top of the even blend
+    top_head: int = 15  # and from the top of each head
+    drawn: int = 150  # and drawn from the rest, standing for all of it
+    l2_bias: float = 1.0  # pull of the common weights towards an even blend
+    l2: float = 20.0  # pull of what context changes towards 0
+
+    def __post_init__(self) -> None:
+        if min(self.max_cases, self.top, self.top_head, self.drawn) < 1:
+            raise ConfigError("blend: max_cases, top, top_head and drawn must be at least 1")
+        if min(self.l2, self.l2_bias) <= 0:
+            raise ConfigError("blend: l2 and l2_bias must be above 0")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What the fit of θ reads, padded to one width.
+
+    Attributes:
+        z: (n_cases, width, n_heads) float32.
+        log_weight: (n_cases, width) float32: 0, log of how many items one stands for, or -inf.
+        target: (n_cases, width) float32, shares of the targets, summing to 1 in a row.
+        phi: (n_cases, n_features) float64.
+    """
+
+    z: Floats
+    log_weight: Floats
+    target: Floats
+    phi: NDArray[np.float64]
+
+
+def pick_candidates(
+    z: Floats,
+    ranked: NDArray[np.bool_],
+    target: NDArray[np.bool_],
+    config: BlendConfig,
+    rng: np.random.Generator,
+) -> tuple[Floats, Floats, Floats]:
+    """Choose for each case the items that decide its softmax.
+
+    Args:
+        z: (n_heads, n_cases, n_items) float32.
+        ranked: (n_cases, n_items), items that may be shown.
+        target: (n_cases, n_items), the targets.
+
+    Returns:
+        z, log_weight and target of the chosen items, as in Candidates.
+    """
+    n_heads, n_cases, n_items = z.shape
+    even = np.where(ranked, z.mean(axis=0), -np.inf)
+    parts = [_top(even, config.top)]
+    parts += [_top(np.where(ranked, z[h], -np.inf), config.top_head) for h in range(n_heads)]
+    width = max(int(target.sum(axis=1).max()), 1)
+    parts.append(np.argpartition(~target, width - 1, axis=1)[:, :width])
+    sure = np.concatenate(parts, axis=1)
+    drawn = rng.integers(0, n_items, (n_cases, config.drawn))
+    chosen = np.concatenate([sure, drawn], axis=1)
+    order = np.argsort(chosen, axis=1, kind="stable")  # stable: a sure one stands before drawn ones
+    chosen = np.take_along_axis(chosen, order, axis=1)
+    is_drawn = order >= sure.shape[1]
+    again = np.zeros(chosen.shape, bool)
+    again[:, 1:] = chosen[:, 1:] == chosen[:, :-1]
+    rows = np.arange(n_cases)[:, None]
+    use = ranked[rows, chosen] & ~again
+    rest = ranked.sum(axis=1) - (use & ~is_drawn).sum(axis=1)
+    stands_for = np.maximum(rest, 1) / np.maximum((use & is_drawn).sum(axis=1), 1)
+    log_weight = np.where(is_drawn, np.log(stands_for)[:, None], 0.0)
+    share = (target[rows, chosen] & use).astype(np.float32)
+    share /= np.maximum(share.sum(axis=1, keepdims=True), 1.0)
+    picked = np.ascontiguousarray(np.moveaxis(z[:, rows, chosen], 0, 2))
+    return picked, np.where(use, log_weight, -np.inf).astype(np.float32), share
+
+
+def fit_theta(candidates: Candidates, config: BlendConfig) -> NDArray[np.float64]:
+    """θ (n_heads, n_features) minimising the mean softmax cross-entropy; convex.
+
+    Source: multinomial logit, McFadden 1974; importance weights for the drawn part, Bengio and
+        Senécal 2008.
+    """
+    told = candidates.target.sum(axis=1) > 0
+    z, log_weight = candidates.z[told], candidates.log_weight[told]
+    target, phi = candidates.target[told], candidates.phi[told]
+    n_heads, n_features = z.shape[2], phi.shape[1]
+    even = np.zeros((n_heads, n_features))
+    even[:, 0] = 1 / n_heads
+    if len(z) == 0:
+        return even
+    pull = np.full((n_heads, n_features), config.l2)
+    pull[:, 0] = config.l2_bias
+    wanted = np.einsum("cwh,cw->ch", z, target)  # mean z of the targets
+
+    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        theta = flat.reshape(n_heads, n_features)
+        w = (phi @ theta.T).astype(np.float32)
+        scores = np.matmul(z, w[:, :, None])[:, :, 0] + log_weight
+        top = scores.max(axis=1, keepdims=True)
+        p = np.exp(scores - top)
+        total = p.sum(axis=1, keepdims=True)
+        p /= total
+        expected = np.matmul(p[:, None, :], z)[:, 0]
+        value = float((top[:, 0] + np.log(total[:, 0])).sum() - (w * wanted).sum())
+        gradient = (expected - wanted).T.astype(np.float64) @ phi
+        off = theta - even
+        return value + 0.5 * float((pull * off**2).sum()), (gradient + pull * off).ravel()
+
+    found = optimize.minimize(
+        loss, even.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 150, "ftol": 1e-7}
+    )
+    return np.asarray(found.x, np.float64).reshape(n_heads, n_features)
+
+
+def _top(scores: Floats, n: int) -> NDArray[np.int64]:
+    n = min(n, scores.shape[1])
+    return np.argpartition(-scores, n - 1, axis=1)[:, :n]

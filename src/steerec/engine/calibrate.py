@@ -1,0 +1,165 @@
+"""Calibration: a head's score becomes z, the log of how much likelier than average the item is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerec.contracts import Floats
+from steerec.errors import ConfigError
+
+Z_LIMIT = 12.0  # nats
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationConfig:
+    """Settings of the calibration."""
+
+    lengths: tuple[int, ...] = (0, 2, 10, 50)  # upper ends of the history-length buckets
+    targets_per_bin: int = 40  # targets behind each step of the map, at least
+    max_bins: int = 50  # most steps of a map
+
+    def __post_init__(self) -> None:
+        if list(self.lengths) != sorted(set(self.lengths)):
+            raise ConfigError(f"calibration: lengths={self.lengths} must rise")
+        if min(self.targets_per_bin, self.max_bins) < 1:
+            raise ConfigError("calibration: targets_per_bin and max_bins must be at least 1")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A rising piecewise linear map from asinh(score / scale) to z, with its end slopes kept.
+
+    Attributes:
+        x, z: (n_knots,) float64, both rising.
+    """
+
+    scale: float
+    x: NDArray[np.float64]
+    z: NDArray[np.float64]
+
+    def __call__(self, scores: Floats) -> Floats:
+        """Map scores to z, float32; NaN → 0; clipped to ±12."""
+        x = np.arcsinh(scores * np.float32(1 / self.scale))
+        z: Floats = np.interp(x, self.x, self.z).astype(np.float32)
+        if len(self.x) > 1:
+            rise = (self.z[-1] - self.z[-2]) / (self.x[-1] - self.x[-2])
+            z += (np.float32(rise) * np.maximum(x - np.float32(self.x[-1]), 0)).astype(np.float32)
+        np.clip(z, -Z_LIMIT, Z_LIMIT, out=z)
+        z[np.isnan(z)] = 0.0
+        return z
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The curves of one head, one for each history-length bucket.
+
+    Attributes:
+        lengths: upper ends of the buckets; a last one without end follows.
+        curves: one curve for each bucket.
+    """
+
+    lengths: tuple[int, ...]
+    curves: tuple[Curve, ...]
+
+    def __call__(self, scores: Floats, lengths: NDArray[np.int64]) -> Floats:
+        """Map (n_cases, n) scores to z, for histories with these (n_cases,) lengths."""
+        bucket = np.searchsorted(self.lengths, lengths)
+        z = np.empty(scores.shape, np.float32)
+        for number in np.unique(bucket):
+            rows = bucket == number
+            z[rows] = self.curves[number](scores[rows])
+        return z
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Scores of one head on held-out cases: of the targets, and of items as they come.
+
+    Attributes:
+        target: (n_targets,) float32 scores of the targets; `target_length` their history lengths.
+        item: (n_drawn, n_items) float32 scores of whole catalogues; NaN where not ranked.
+        item_length: (n_drawn,) history lengths of those cases.
+        ranked: (n_drawn,) how many items each of those cases ranks.
+    """
+
+    target: Floats
+    target_length: NDArray[np.int64]
+    item: Floats
+    item_length: NDArray[np.int64]
+    ranked: NDArray[np.int64]
+
+
+def fit_calibration(sample: Sample, config: CalibrationConfig) -> Calibration:
+    """Fit the curves; a bucket with too few targets takes the curve of all cases."""
+    buckets = len(config.lengths) + 1
+    target_bucket = np.searchsorted(config.lengths, sample.target_length)
+    item_bucket = np.searchsorted(config.lengths, sample.item_length)
+    everything = _fit_curve(sample.target, sample.item, int(sample.ranked.sum()), config)
+    curves = []
+    for number in range(buckets):
+        targets, rows = target_bucket == number, item_bucket == number
+        if targets.sum() < 10 * config.targets_per_bin or rows.sum() < 20:
+            curves.append(everything)
+            continue
+        ranked = int(sample.ranked[rows].sum())
+        curves.append(_fit_curve(sample.target[targets], sample.item[rows], ranked, config))
+    return Calibration(config.lengths, tuple(curves))
+
+
+def _fit_curve(target: Floats, item: Floats, ranked: int, config: CalibrationConfig) -> Curve:
+    """Log of (share of the targets) / (share of the items) in each step of the score."""
+    known = target[np.isfinite(target)]
+    background = item[np.isfinite(item)]
+    if len(known) < config.targets_per_bin or len(background) == 0:
+        return Curve(1.0, np.zeros(1), np.zeros(1))
+    scale = max(float(np.quantile(np.abs(known), 0.1)), 1e-6)
+    x, others = np.arcsinh(known / scale), np.arcsinh(background / scale)
+    n_bins = int(np.clip(len(x) // config.targets_per_bin, 1, config.max_bins))
+    edges: NDArray[np.float64] = np.unique(np.quantile(x, np.arange(1, n_bins) / n_bins))
+    hits = np.bincount(np.searchsorted(edges, x, side="right"), minlength=len(edges) + 1)
+    place = np.searchsorted(edges, others, side="right")
+    items = np.bincount(place, minlength=len(edges) + 1)
+    centre = np.bincount(place, others, len(edges) + 1) / np.maximum(items, 1)
+    sums = np.bincount(np.searchsorted(edges, x, side="right"), x, len(edges) + 1)
+    centre = np.where(hits > 0, sums / np.maximum(hits, 1), centre)
+    lift = np.log((hits + 0.5) / (len(target) + 1)) - np.log((items + 0.5) / (ranked + 1))
+    return _rising(scale, np.asarray(centre, np.float64), lift, (hits + 1).astype(np.float64))
+
+
+def _rising(
+    scale: float, x: NDArray[np.float64], z: NDArray[np.float64], weight: NDArray[np.float64]
+) -> Curve:
+    """Pool neighbours that fall until z rises (PAV); strictly, so that no order is lost.
+
+    Source: Barlow et al. 1972; Zadrozny and Elkan 2002 for its use in calibration.
+    """
+    blocks: list[list[float]] = []  # x, z, weight
+    for at, value, mass in zip(x, z, weight, strict=True):
+        blocks.append([float(at), float(value), float(mass)])
+        while len(blocks) > 1 and blocks[-1][1] <= blocks[-2][1] + 1e-3:
+            last, before = blocks.pop(), blocks.pop()
+            total = last[2] + before[2]
+            blocks.append(
+                [
+                    (a * before[2] + b * last[2]) / total
+                    for a, b in zip(before[:2], last[:2], strict=True)
+                ]
+                + [total]
+            )
+    return Curve(scale, np.array([b[0] for b in blocks]), np.array([b[1] for b in blocks]))
+
+
+def calibration_to_json(calibration: Calibration) -> dict[str, object]:
+    """Plain numbers for a snapshot."""
+    curves = [{"scale": c.scale, "x": c.x.tolist(), "z": c.z.tolist()} for c in calibration.curves]
+    return {"lengths": list(calibration.lengths), "curves": curves}
+
+
+def calibration_from_json(stored: dict[str, Sequence]) -> Calibration:  # type: ignore[type-arg]
+    """Read what `calibration_to_json` wrote."""
+    curves = tuple(
+        Curve(float(c["scale"]), np.array(c["x"]), np.array(c["z"])) for c in stored["curves"]
+    )
+    return Calibration(tuple(stored["lengths"]), curves)

@@ -1,0 +1,118 @@
+"""Context features φ: what about a request decides which heads to trust."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerec.contracts import Floats, History, Times
+from steerec.data.dataset import Dataset
+from steerec.errors import ConfigError
+
+DAY_S = 86_400.0
+LENGTHS = (0, 1, 3, 10, 50, 200)  # knots of the history-length hats, in events
+GAPS_S = (10.0, 3_600.0, DAY_S, 30 * DAY_S)  # knots of the recency hats
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhiConfig:
+    """Settings of the context features."""
+
+    taste_dims: int = 4  # dimensions of the user's projected embedding; 0: none
+    scenarios: tuple[str, ...] = ()  # placements with a column of their own
+    devices: tuple[str, ...] = ()  # devices with a column of their own
+
+    def __post_init__(self) -> None:
+        if self.taste_dims < 0:
+            raise ConfigError(f"phi: taste_dims={self.taste_dims}, expected 0 or more")
+
+
+@dataclass(frozen=True)
+class Phi:
+    """Makes φ of a request.
+
+    Attributes:
+        names: (n_features,) what each column is; the first is the bias.
+        projection: (n_items, taste_dims) float32, each item's place in the taste space; (n_items,
+            0) without encoder vectors.
+    """
+
+    config: PhiConfig
+    projection: Floats
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return (
+            "bias",
+            *(f"length~{n}" for n in LENGTHS),
+            *(f"gap~{g:.0f}s" for g in GAPS_S),
+            "day_sin",
+            "day_cos",
+            *(f"taste{d}" for d in range(self.projection.shape[1])),
+            *(f"scenario={s}" for s in self.config.scenarios),
+            *(f"device={d}" for d in self.config.devices),
+        )
+
+    @classmethod
+    def fit(cls, data: Dataset, config: PhiConfig) -> "Phi":
+        """Learn the taste space: principal directions of the item vectors."""
+        if data.vectors is None or not config.taste_dims or not data.vectors.any():
+            return cls(config, np.zeros((data.n_items, 0), np.float32))
+        told = data.vectors.any(axis=1)
+        centred = data.vectors[told] - data.vectors[told].mean(axis=0)
+        spread, directions = np.linalg.eigh(centred.T @ centred / len(centred))
+        dims = min(config.taste_dims, len(spread))
+        places = np.zeros((data.n_items, dims), np.float32)
+        places[told] = centred @ directions[:, ::-1][:, :dims]
+        places /= np.maximum(np.sqrt(spread[::-1][:dims]), 1e-6)
+        return cls(config, places)
+
+    def __call__(
+        self,
+        histories: Sequence[History],
+        now: Times,
+        *,
+        scenario: str | None = None,
+        device: str | None = None,
+    ) -> NDArray[np.float64]:
+        """(n, n_features) float64; hats of unknown times are all 0."""
+        n = len(histories)
+        length = np.array([len(h) for h in histories], np.float64)
+        last = np.array([h.time[-1] if len(h) else np.nan for h in histories])
+        day = 2 * np.pi * (now % DAY_S) / DAY_S
+        columns = [
+            np.ones((n, 1)),
+            _hats(np.log1p(length), np.log1p(np.array(LENGTHS, np.float64))),
+            _hats(np.log(np.maximum(now - last, 1.0)), np.log(np.array(GAPS_S))),
+            np.nan_to_num(np.stack([np.sin(day), np.cos(day)], axis=1)),
+            self._tastes(histories),
+            np.tile([float(scenario == s) for s in self.config.scenarios], (n, 1)),
+            np.tile([float(device == d) for d in self.config.devices], (n, 1)),
+        ]
+        return np.concatenate(columns, axis=1)
+
+    def _tastes(self, histories: Sequence[History]) -> NDArray[np.float64]:
+        """(n, taste_dims): mean place of the 20 newest items, shrunk for short histories."""
+        tastes = np.zeros((len(histories), self.projection.shape[1]))
+        if tastes.shape[1] == 0:
+            return tastes
+        for row, history in enumerate(histories):
+            items = history.item_idx[-20:]
+            items = items[(items >= 0) & (items < len(self.projection))]
+            if len(items):
+                tastes[row] = self.projection[items].sum(axis=0) / (len(items) + 3.0)
+        return tastes
+
+
+def _hats(x: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, n_knots): linear weights of the two knots around x, summing to 1; 0 where x is NaN."""
+    x = np.clip(x, knots[0], knots[-1])
+    hats = np.zeros((len(x), len(knots)))
+    known = np.flatnonzero(~np.isnan(x))
+    right = np.clip(np.searchsorted(knots, x[known]), 1, len(knots) - 1)
+    share = (x[known] - knots[right - 1]) / (knots[right] - knots[right - 1])
+    hats[known, right - 1] = 1 - share
+    hats[known, right] = share
+    return hats
