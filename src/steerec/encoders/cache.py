@@ -2,13 +2,13 @@
 
 import hashlib
 import logging
-import os
 import re
 import sqlite3
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from steerec.encoders.settings import Progress, is_blank
 from steerec.errors import EncoderError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _CHUNK = 512  # texts between two writes: what a crash can lose
 _LOOKUP = 500  # keys in one query; older SQLite allows 999
@@ -85,62 +87,66 @@ class CachedEncoder:
             return {}
         found: dict[bytes, Floats] = {}
         damaged = 0
-        with self._open() as db:
-            for start in range(0, len(keys), _LOOKUP):
-                part = keys[start : start + _LOOKUP]
-                marks = ",".join("?" * len(part))
-                rows = db.execute(
-                    f"SELECT key, crc, vector FROM vectors WHERE key IN ({marks})", part
-                )
-                for key, crc, blob in rows:
-                    if self._intact(crc, blob):
-                        found[key] = np.frombuffer(blob, "<f4")
-                    else:
-                        damaged += 1
+        for key, crc, blob in self._use(lambda db: _select(db, keys)):
+            if isinstance(blob, bytes) and self._intact(crc, blob):
+                found[key] = np.frombuffer(blob, "<f4")
+            else:
+                damaged += 1
         if damaged:
             self.damaged += damaged
             log.warning("vector_cache=damaged path=%s rows=%d action=encode", self.path, damaged)
         return found
 
-    def _intact(self, crc: object, blob: object) -> bool:
-        return isinstance(blob, bytes) and len(blob) == 4 * self.dim and zlib.crc32(blob) == crc
+    def _intact(self, crc: object, blob: bytes) -> bool:
+        return len(blob) == 4 * self.dim and zlib.crc32(blob) == crc
 
     def _write(self, vectors: Mapping[bytes, Floats]) -> None:
         blobs = ((key, np.asarray(v, "<f4").tobytes()) for key, v in vectors.items())
         rows = [(key, zlib.crc32(blob), blob) for key, blob in blobs]
-        with self._open() as db, db:
-            db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
+        self._use(lambda db: _insert(db, rows))
 
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        """A connection for one use; a file that is no database is put aside, not trusted."""
+    def _use(self, action: Callable[[sqlite3.Connection], T]) -> T:
+        """Do it on a connection of its own; a file that is no database is put aside first.
+
+        Raises:
+            EncoderError: if the file cannot be opened or written.
+        """
         try:
-            db = self._connect()
+            return self._once(action)
         except sqlite3.OperationalError as e:
             raise EncoderError(
-                f"vector cache {self.path} cannot be opened ({e}): check the folder's permissions "
+                f"vector cache {self.path} cannot be used ({e}): check the folder's permissions "
                 "and space, or give another cache folder"
             ) from e
         except sqlite3.DatabaseError as e:
-            aside = self.path.with_name(f"{self.path.name}.damaged-{os.getpid()}")
+            aside = self.path.with_name(f"{self.path.name}.damaged")
             log.warning("vector_cache=unreadable path=%s error=%s moved_to=%s", self.path, e, aside)
-            self.path.replace(aside)
             self.damaged += 1
-            db = self._connect()
-        with closing(db):
-            yield db
+            with suppress(FileNotFoundError):  # another process was first
+                self.path.replace(aside)
+            return self._once(action)
 
-    def _connect(self) -> sqlite3.Connection:
+    def _once(self, action: Callable[[sqlite3.Connection], T]) -> T:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise EncoderError(
                 f"vector cache folder {self.path.parent} cannot be made ({e}): give another one"
             ) from e
-        db = sqlite3.connect(self.path, timeout=_WAIT_S)
-        try:
+        with closing(sqlite3.connect(self.path, timeout=_WAIT_S)) as db:
             db.execute(_TABLE)
-        except sqlite3.Error:
-            db.close()
-            raise
-        return db
+            return action(db)
+
+
+def _select(db: sqlite3.Connection, keys: Sequence[bytes]) -> list[tuple[bytes, object, object]]:
+    rows: list[tuple[bytes, object, object]] = []
+    for start in range(0, len(keys), _LOOKUP):
+        part = keys[start : start + _LOOKUP]
+        marks = ",".join("?" * len(part))
+        rows += db.execute(f"SELECT key, crc, vector FROM vectors WHERE key IN ({marks})", part)
+    return rows
+
+
+def _insert(db: sqlite3.Connection, rows: Sequence[tuple[bytes, int, bytes]]) -> None:
+    with db:  # one transaction: a crash leaves all of them or none
+        db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)

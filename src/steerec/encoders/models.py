@@ -8,7 +8,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from steerec.encoders.settings import EncoderConfig
 from steerec.errors import EncoderError
@@ -137,8 +139,7 @@ def write_whole(path: Path, content: bytes) -> None:
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Silence progress bars and chatter of the model libraries, and put them back after."""
-    from transformers.utils import logging as chatter
-
+    chatter: Any = import_module("transformers.utils.logging")
     level, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
     chatter.set_verbosity_error()
     chatter.disable_progress_bar()
