@@ -212,4 +212,5 @@ def _basis(matrix: sparse.csr_matrix, dim: int, rng: np.random.Generator) -> Flo
     _, strength, directions = svds(matrix.astype(np.float64), k=keep, v0=start)
     directions = directions[np.argsort(-strength)].T
     signs = np.sign(directions[np.abs(directions).argmax(axis=0), range(keep)])
-    return (directions * signs).astype(np.float32)
+    basis: Floats = (directions * signs).astype(np.float32)
+    return basis

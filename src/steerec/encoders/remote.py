@@ -36,7 +36,7 @@ class Timing:
 
     now: Callable[[], float] = time.time
     pause: Callable[[float], None] = time.sleep
-    chance: Callable[[], float] = field(default_factory=lambda: random.Random().random)  # noqa: S311
+    chance: Callable[[], float] = field(default_factory=lambda: random.Random().random)
 
 
 class RemoteEncoder:
@@ -176,7 +176,7 @@ class RemoteEncoder:
             )
         if not np.isfinite(out).all() or not out.any(axis=1).all():
             raise EncoderError(
-                f"{self._config.url} gave a vector with NaN, infinity or only zeros: check the model"
+                f"{self._config.url} gave NaN, infinity or only zeros in a vector: check the model"
             )
         return out
 
