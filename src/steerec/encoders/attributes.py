@@ -14,6 +14,7 @@ from scipy.sparse.linalg import svds
 
 from steerec.contracts import Floats
 from steerec.data.scale import Scaler
+from steerec.encoders.arrays import read_arrays
 from steerec.errors import DataError
 
 FORMAT = 1
@@ -124,13 +125,12 @@ class AttributeEncoder:
         """
         try:
             about: dict[str, Any] = json.loads((folder / "attributes.json").read_text())
-            with np.load(folder / "attributes.npz", allow_pickle=False) as file:
-                rarity, basis = file["rarity"], file["basis"]
             values = {(c, v): i for i, (c, v) in enumerate(about["values"])}
             number, categories = about["format"], tuple(about["categories"])
             scaler = Scaler.from_dict(about["scaler"])
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as e:
+        except (OSError, ValueError, KeyError, TypeError) as e:
             raise DataError(f"{folder} holds no saved attributes ({e}): fit and save again") from e
+        rarity, basis = read_arrays(folder / "attributes.npz", "rarity", "basis")
         if number != FORMAT or not len(values) == len(rarity) == len(basis):
             raise DataError(
                 f"{folder}: format {number}, {len(values)} values, {len(basis)} rows; expected "

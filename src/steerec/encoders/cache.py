@@ -46,28 +46,28 @@ class CachedEncoder:
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> Floats:
         """See Encoder; `progress` hears of the texts that were not on disk."""
         out = np.zeros((len(texts), self.dim), np.float32)
-        places: dict[bytes, list[int]] = {}
-        for i, text in enumerate(texts):
-            if not is_blank(text):
-                places.setdefault(self._key(text), []).append(i)
-        if not places:
+        rows = [i for i, text in enumerate(texts) if not is_blank(text)]
+        keys_of_rows = [self._key(texts[i]) for i in rows]
+        by_key = {key: texts[i] for i, key in zip(rows, keys_of_rows, strict=True)}
+        if not by_key:
             return out
-        known = self._read(list(places))
-        missing = sorted(
-            (k for k in places if k not in known), key=lambda k: -len(texts[places[k][0]])
-        )
+        slot = {key: j for j, key in enumerate(by_key)}
+        distinct = np.empty((len(slot), self.dim), np.float32)
+        known = self._read(list(by_key))
+        stored = np.frombuffer(b"".join(known.values()), "<f4").reshape(-1, self.dim)
+        distinct[[slot[key] for key in known]] = stored
+        missing = [key for key in by_key if key not in known]
         self.hits += len(known)
         self.misses += len(missing)
-        for key, vector in known.items():
-            out[places[key]] = vector
+        missing.sort(key=lambda key: -len(by_key[key]))  # chunks of equal lengths encode faster
         for start in range(0, len(missing), _CHUNK):
             keys = missing[start : start + _CHUNK]
-            fresh = self._encode_checked([texts[places[k][0]] for k in keys])
+            fresh = self._encode_checked([by_key[key] for key in keys])
             self._write(dict(zip(keys, fresh, strict=True)))
-            for key, vector in zip(keys, fresh, strict=True):
-                out[places[key]] = vector
+            distinct[[slot[key] for key in keys]] = fresh
             if progress is not None:
                 progress(start + len(keys), len(missing))
+        out[rows] = distinct[[slot[key] for key in keys_of_rows]]
         return out
 
     def _key(self, text: str) -> bytes:
@@ -82,14 +82,14 @@ class CachedEncoder:
             )
         return vectors
 
-    def _read(self, keys: list[bytes]) -> Mapping[bytes, Floats]:
+    def _read(self, keys: list[bytes]) -> Mapping[bytes, bytes]:
         if not self.path.exists():
             return {}
-        found: dict[bytes, Floats] = {}
+        found: dict[bytes, bytes] = {}
         damaged = 0
         for key, crc, blob in self._use(lambda db: _select(db, keys)):
             if isinstance(blob, bytes) and self._intact(crc, blob):
-                found[key] = np.frombuffer(blob, "<f4")
+                found[key] = blob
             else:
                 damaged += 1
         if damaged:

@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 
 from steerec.contracts import Floats
+from steerec.encoders.arrays import read_arrays
 from steerec.encoders.settings import unit_rows
 from steerec.errors import DataError
 
@@ -51,9 +52,8 @@ class Whitening:
                 "the items have no text to whiten"
             )
         mean = known.mean(axis=0)
-        variance, directions = np.linalg.eigh(
-            np.cov(known, rowvar=False, bias=True).reshape(vectors.shape[1], vectors.shape[1])
-        )
+        centred = known - mean
+        variance, directions = np.linalg.eigh(centred.T @ centred / len(known))
         variance, directions = variance[::-1], directions[:, ::-1]  # largest first
         rank = int((variance > max(variance[0], 0) * 1e-7).sum())
         keep = max(1, min(dim, rank, len(known) - 1))
@@ -99,11 +99,7 @@ class Whitening:
         Raises:
             DataError: if the file is no saved whitening.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                number, mean, projection = file["format"], file["mean"], file["projection"]
-        except (OSError, ValueError, KeyError, EOFError) as e:
-            raise DataError(f"{path} is no saved whitening ({e}): write one with save") from e
+        number, mean, projection = read_arrays(path, "format", "mean", "projection")
         if int(number) != FORMAT or projection.shape[:1] != mean.shape:
             raise DataError(
                 f"{path} has format {int(number)} and shapes {mean.shape}, "
