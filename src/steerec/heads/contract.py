@@ -80,7 +80,7 @@ class Head(Protocol):
 class HistoryHead:
     """Defaults for heads whose state is the user's newest events."""
 
-    keep: ClassVar[int] = 500  # newest events kept in a state
+    keep: ClassVar[int] = 1_000  # newest events kept in a state
 
     def start(self, history: History) -> History:
         """See Head."""

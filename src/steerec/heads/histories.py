@@ -28,10 +28,16 @@ def places(basket: Indices) -> Indices:
 
 
 def decayed(history: History, *, decay: float, last: int) -> tuple[Indices, Floats]:
-    """Items of the `last` newest events, and weight x decay ** place of each."""
-    newest = history.last(last)
-    faded = newest.weight * np.float32(decay) ** places(newest.basket)
-    return newest.item_idx, faded.astype(np.float32)
+    """Items of the `last` newest places (events or baskets), and weight x decay ** place of each."""
+    if not (history.basket[-1:] >= 0).any():
+        history = history.last(last)
+        place = np.arange(len(history) - 1, -1, -1, dtype=np.int32)
+    else:
+        place = places(history.basket)
+        history = history.last(int(np.count_nonzero(place < last)))
+        place = place[len(place) - len(history) :]
+    faded = history.weight * np.float32(decay) ** place
+    return history.item_idx, faded.astype(np.float32)
 
 
 def recency_query(

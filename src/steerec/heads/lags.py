@@ -57,13 +57,16 @@ class Steps:
     def pairs(self, most: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], Indices]]:
         """All pairs of a user's events at most `most` steps apart: earlier, later, steps apart."""
         n = len(self.user)
+        earlier = np.arange(n)
         for offset in range(1, n):
-            same = self.user[offset:] == self.user[:-offset]
-            apart = self.step[offset:] - self.step[:-offset]
-            earlier = np.flatnonzero(same & (apart <= most))
+            earlier = earlier[: np.searchsorted(earlier, n - offset)]
+            later = earlier + offset
+            apart = self.step[later] - self.step[earlier]
+            near = (self.user[later] == self.user[earlier]) & (apart <= most)
+            earlier = earlier[near]  # what is too far apart now stays so
             if len(earlier) == 0:
                 return
-            yield earlier, earlier + offset, apart[earlier]
+            yield earlier, later[near], apart[near]
 
 
 Weigh = Callable[[NDArray[np.int64], NDArray[np.int64], Indices], Floats]

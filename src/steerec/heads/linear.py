@@ -39,18 +39,18 @@ def column(weights: Weights, rows: Indices, item_idx: int) -> Floats:
 
 
 def save_weights(weights: Weights, path: Path) -> None:
-    """Write to `path` (.npz)."""
+    """Write to `path`: sparse ones as .npz, dense ones as .npy, which loads several times faster."""
     if sparse.issparse(weights):
-        sparse.save_npz(path, weights, compressed=False)
+        sparse.save_npz(path.with_suffix(".npz"), weights, compressed=False)
     else:
-        np.savez(path, dense=weights)
+        np.save(path.with_suffix(".npy"), weights, allow_pickle=False)
 
 
 def load_weights(path: Path) -> Weights:
     """Read what `save_weights` wrote."""
-    with np.load(path, allow_pickle=False) as stored:
-        if "dense" in stored:
-            dense: Floats = stored["dense"]
-            return dense
-    weights: Weights = sparse.load_npz(path).tocsr()
+    plain = path.with_suffix(".npy")
+    if plain.exists():
+        dense: Floats = np.load(plain, allow_pickle=False)
+        return dense
+    weights: Weights = sparse.load_npz(path.with_suffix(".npz")).tocsr()
     return weights
