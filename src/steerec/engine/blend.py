@@ -14,7 +14,7 @@ from steerec.errors import ConfigError
 class BlendConfig:
     """Settings of the fit of θ."""
 
-    max_cases: int = 6_000  # most held-out cases used
+    max_cases: int = 4_000  # most held-out cases used
     top: int = 150  # candidates of a case taken from the top of the even blend
     top_head: int = 15  # and from the top of each head
     drawn: int = 150  # and drawn from the rest, standing for all of it

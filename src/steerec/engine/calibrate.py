@@ -19,12 +19,15 @@ class CalibrationConfig:
     lengths: tuple[int, ...] = (0, 2, 10, 50)  # upper ends of the history-length buckets
     targets_per_bin: int = 40  # targets behind each step of the map, at least
     max_bins: int = 50  # most steps of a map
+    max_cases: int = 2_500  # most held-out cases whose targets are looked at
+    max_background: int = 4_000_000  # most scores of items as they come, for each head
 
     def __post_init__(self) -> None:
         if list(self.lengths) != sorted(set(self.lengths)):
             raise ConfigError(f"calibration: lengths={self.lengths} must rise")
-        if min(self.targets_per_bin, self.max_bins) < 1:
-            raise ConfigError("calibration: targets_per_bin and max_bins must be at least 1")
+        counts = (self.targets_per_bin, self.max_bins, self.max_cases, self.max_background)
+        if min(counts) < 1:
+            raise ConfigError(f"calibration: each count must be at least 1, given {counts}")
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,15 @@ class Curve:
 
     def __call__(self, scores: Floats) -> Floats:
         """Map scores to z, float32; NaN → 0; clipped to ±12."""
+        if len(self.x) == 1:
+            return np.where(np.isnan(scores), 0.0, self.z[0]).astype(np.float32)
         x = np.arcsinh(scores * np.float32(1 / self.scale))
         z: Floats = np.interp(x, self.x, self.z).astype(np.float32)
-        if len(self.x) > 1:
-            rise = (self.z[-1] - self.z[-2]) / (self.x[-1] - self.x[-2])
-            z += (np.float32(rise) * np.maximum(x - np.float32(self.x[-1]), 0)).astype(np.float32)
+        rise = np.float32((self.z[-1] - self.z[-2]) / (self.x[-1] - self.x[-2]))
+        above = x > np.float32(self.x[-1])  # few: the map is cheap below and goes on rising above
+        z[above] += rise * (x[above] - np.float32(self.x[-1]))
         np.clip(z, -Z_LIMIT, Z_LIMIT, out=z)
-        z[np.isnan(z)] = 0.0
+        z[np.isnan(scores)] = 0.0
         return z
 
 

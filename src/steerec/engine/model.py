@@ -43,7 +43,6 @@ class FitConfig:
     holdout_quantile: float = 0.9
     repeats: bool | None = None
     only_new: bool = False
-    max_cases: int = 6_000
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     blend: BlendConfig = field(default_factory=BlendConfig)
@@ -56,8 +55,6 @@ class FitConfig:
             raise ConfigError(f"holdout={self.holdout!r}: expected auto, last, time or basket")
         if not 0 < self.holdout_quantile < 1:
             raise ConfigError(f"holdout_quantile={self.holdout_quantile}: expected in (0, 1)")
-        if self.max_cases < 1:
-            raise ConfigError(f"max_cases={self.max_cases}: expected at least 1")
         unknown = set(self.settings) - set(self.heads)
         if unknown:
             raise ConfigError(f"settings for {sorted(unknown)}, which are not among the heads")
@@ -152,7 +149,7 @@ def fit(
     seconds: dict[str, float] = {}
     repeats = _repeats(data) if config.repeats is None else config.repeats
     split = hold_out(data, config)
-    cases = _sample_cases(split.cases, config.max_cases, rng)
+    cases = _sample_cases(split.cases, config.blend.max_cases, rng)
     steps = 2 * len(config.heads) + 2
     early: dict[str, Head] = {}
     for number, name in enumerate(config.heads):
@@ -248,7 +245,7 @@ def _learn_from(
     config: FitConfig,
     rng: np.random.Generator,
 ) -> tuple[dict[str, Calibration], Candidates]:
-    samples = _draw_samples(cases, heads, repeats=repeats, rng=rng)
+    samples = _draw_samples(cases, heads, config.calibration, repeats=repeats, rng=rng)
     calibrations = {n: fit_calibration(s, config.calibration) for n, s in samples.items()}
     parts: list[Candidates] = []
     width = cases.data.n_items * (len(heads) + 4)
@@ -288,10 +285,16 @@ def _join(parts: list[Candidates]) -> Candidates:
 
 
 def _draw_samples(
-    cases: Cases, heads: Mapping[str, Head], *, repeats: bool, rng: np.random.Generator
+    cases: Cases,
+    heads: Mapping[str, Head],
+    config: CalibrationConfig,
+    *,
+    repeats: bool,
+    rng: np.random.Generator,
 ) -> dict[str, Sample]:
-    """Scores of all targets, and of whole catalogues for some of the cases."""
-    n_drawn = int(np.clip(20_000_000 // max(cases.data.n_items, 1), 50, 1_500))
+    """Scores of the targets, and of whole catalogues for some of the cases."""
+    cases = _sample_cases(cases, config.max_cases, rng)
+    n_drawn = int(np.clip(config.max_background // max(cases.data.n_items, 1), 50, len(cases)))
     drawn = np.zeros(len(cases), bool)
     drawn[rng.choice(len(cases), min(n_drawn, len(cases)), replace=False)] = True
     length = cases.lengths()

@@ -28,7 +28,7 @@ def places(basket: Indices) -> Indices:
 
 
 def decayed(history: History, *, decay: float, last: int) -> tuple[Indices, Floats]:
-    """Items of the `last` newest places (events or baskets), and weight x decay ** place of each."""
+    """Items of the `last` newest places (events or baskets), and weight x decay ** place."""
     if not (history.basket[-1:] >= 0).any():
         history = history.last(last)
         place = np.arange(len(history) - 1, -1, -1, dtype=np.int32)

@@ -26,6 +26,7 @@ class RepeatConfig:
     rounds: int = 20  # Newton steps at the most
     max_rows: int = 300_000  # most (step, own item) pairs learnt from, the newest first
     newest_steps: int = 8  # steps of each user that are learnt from, the newest
+    least: float = 0.001  # share of repeated events below which the head stays silent
     shrink: float = 20.0  # pseudo-counts behind an item's own rate of return
 
     def __post_init__(self) -> None:
@@ -39,11 +40,13 @@ class RepeatConfig:
 class Repeat(HistoryHead):
     """Scores only items of the user's history: log-odds that the next step holds the item.
 
+    Where people never take an item twice it is silent (all NaN).
+
     A logistic regression on counts, recency and rhythm of (user, item), on the item's own rate of
     return and the user's share of repeats.
 
     Attributes:
-        weights: (N_FEATURES,) float64.
+        weights: (N_FEATURES,) float64; all 0 where nothing repeats.
         returns: (n_items,) float64, log-odds that a taken item is taken again, shrunk.
 
     Source: features after Hu et al. 2020, Modeling personalized item frequency information for
@@ -66,6 +69,9 @@ class Repeat(HistoryHead):
         if not (data.weight > 0).any():
             raise DataError("repeat: no event weighs above 0, expected at least one")
         returns = _rates_of_return(data, config.shrink)
+        pairs = data.user_idx.astype(np.int64) * data.n_items + data.item_idx
+        if len(np.unique(pairs)) > (1 - config.least) * len(pairs):
+            return cls(config, np.zeros(N_FEATURES), returns)
         blocks, labels, total = [], [], 0
         for user_idx in rng.permutation(data.n_users):
             for past, step_items, time in _newest_steps(data.history(int(user_idx)), config):
@@ -75,10 +81,8 @@ class Repeat(HistoryHead):
                 total += len(own.items)
             if total >= config.max_rows:
                 break
-        if not blocks:  # nobody has two steps: only the item's own rate of return speaks
-            weights = np.zeros(N_FEATURES)
-            weights[-1] = 1.0
-            return cls(config, weights, returns)
+        if not any(label.any() for label in labels):  # nothing was ever taken twice
+            return cls(config, np.zeros(N_FEATURES), returns)
         x = np.concatenate(blocks)
         y = np.concatenate(labels).astype(np.float64)
         return cls(config, _logistic(x, y, config), returns)
@@ -86,7 +90,7 @@ class Repeat(HistoryHead):
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: NaN for items that are not in the user's history."""
         scores = np.full((len(states), self.n_items), np.nan, np.float32)
-        for row, state in enumerate(states):
+        for row, state in enumerate(states if self.weights.any() else ()):
             own = _own(state, float(now[row]), self.returns)
             scores[row, own.items] = own.features @ self.weights
         return scores if items is None else scores[:, items]
