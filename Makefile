@@ -1,14 +1,15 @@
 # make demo: see it work. make test: prove it. Both work again without network once installed.
 PYTHON ?= python3
 VENV ?= .venv
+DIST ?= dist
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test check soak format wheel clean
+.PHONY: demo test check soak data format wheel install install-dev clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "steerec needs Python 3.11 or newer: make PYTHON=python3.11 demo")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "steerec needs Python 3.11 or newer: make PYTHON=python3.11 demo" or 0)'
 	$(PYTHON) -m venv $(VENV)
 
 # torch first and alone: any other order may fetch a CUDA build of several gigabytes
@@ -16,33 +17,43 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing steerec into $(VENV) (some minutes the first time)"
 	$(PIP) "torch==2.13.0"
 	$(PIP) -e ".[offline]"
-	touch $@
+	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "installing what the tests need into $(VENV)"
 	$(PIP) -e ".[offline,dev]"
-	touch $@
+	@touch $@
 
-demo: $(VENV)/.installed
+install: $(VENV)/.installed
+
+install-dev: $(VENV)/.installed-dev
+
+demo: install
 	$(BIN)/steerec demo
 
-test: $(VENV)/.installed-dev
+test: install-dev
 	$(BIN)/python -m pytest
 
-soak: $(VENV)/.installed-dev
+# what takes minutes: opt in
+soak: install-dev
 	$(BIN)/python -m pytest -m slow
 
-check: $(VENV)/.installed-dev
+# what reads real sets from STEEREC_DATA_DIR: opt in, fails where they are missing
+data: install-dev
+	$(BIN)/python -m pytest -m data
+
+check: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layers.py tests/test_docs.py
 
-format: $(VENV)/.installed-dev
+format: install-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-wheel: $(VENV)/.installed-dev
-	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+wheel: install-dev
+	$(BIN)/python -m build --wheel --no-isolation --outdir $(DIST) .
 
 clean:
 	rm -rf dist build out .mypy_cache .ruff_cache .pytest_cache .hypothesis
