@@ -88,12 +88,15 @@ class Query:
 
     Attributes:
         user_id: a known or unknown user; None for an anonymous session.
-        session: item ids of this visit, oldest first, after the user's stored history.
+        session: item ids of this visit, oldest first, after the user's stored history; ids that
+            the catalogue does not hold are skipped and named in the slate.
         n: length of the list.
         exclude: item ids never to show.
         filter: attribute → allowed values; an item passes if each attribute has one of them.
-        now: Unix seconds of the request; None where times play no part.
-        repeats: whether items of the user's own history may be shown; None: as fitted.
+        now: Unix seconds of the request; None: the time of the newest event known.
+        repeats: whether items of the user's own history may be shown (what they disliked last
+            never is); None: as fitted.
+        scenario, device: placement and device, where φ was given columns for them.
     """
 
     user_id: str | None = None
@@ -103,6 +106,8 @@ class Query:
     filter: Mapping[str, frozenset[str]] = field(default_factory=dict)
     now: float | None = None
     repeats: bool | None = None
+    scenario: str | None = None
+    device: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,7 @@ class Choice:
 
     Attributes:
         score: w·z, in nats over an average item.
+        position: place in the list, from 1.
         sources: head name → its share of the score, in nats.
         reason: one sentence for the person, naming their own events where there are any.
         because: item ids of the user's history that spoke for this item, strongest first.
@@ -126,11 +132,18 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Slate:
-    """An answer: items best first, and the strategy that made it."""
+    """An answer: items best first, and the strategy that made it.
+
+    Attributes:
+        skipped: ids of the session that the catalogue does not hold.
+        left_out: heads that failed and had no part in this answer.
+    """
 
     request_id: str
     strategy_version: int
     items: tuple[Choice, ...]
+    skipped: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

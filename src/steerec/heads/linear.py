@@ -39,7 +39,7 @@ def column(weights: Weights, rows: Indices, item_idx: int) -> Floats:
 
 
 def save_weights(weights: Weights, path: Path) -> None:
-    """Write to `path`: sparse ones as .npz, dense ones as .npy, which loads several times faster."""
+    """Write to `path`: sparse ones as .npz, dense ones as .npy, which loads much faster."""
     if sparse.issparse(weights):
         sparse.save_npz(path.with_suffix(".npz"), weights, compressed=False)
     else:

@@ -1,0 +1,143 @@
+"""What is known of each user now: stored history plus live events, and every head's state."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import cached_property
+from threading import RLock
+
+import numpy as np
+
+from steerec.contracts import Event, History
+from steerec.data.dataset import DEFAULT_WEIGHTS
+from steerec.engine.panel import Panel, States
+
+NOBODY = History.of([])
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A user as a request sees them."""
+
+    history: History
+    states: States
+
+
+@dataclass
+class People:
+    """Histories that grow with each event; states are kept, so no history is read twice.
+
+    Attributes:
+        keep: users whose states are held; of others they are made again when they come back.
+    """
+
+    panel: Panel
+    keep: int = 10_000
+    _live: dict[str, History] = field(default_factory=dict)
+    _held: OrderedDict[str, Person] = field(default_factory=OrderedDict)
+    _baskets: dict[tuple[str, str], int] = field(default_factory=dict)
+    _newest: float = float("-inf")  # time of the newest live event
+    _lock: RLock = field(default_factory=RLock)
+
+    def history(self, user_id: str | None) -> History:
+        """The user's events; empty for a user never seen."""
+        if user_id is None:
+            return NOBODY
+        if user_id in self._live:
+            return self._live[user_id]
+        data = self.panel.model.data
+        user_idx = data.user_index.get(user_id)
+        return NOBODY if user_idx is None else data.history(user_idx)
+
+    def person(self, user_id: str | None) -> Person:
+        """The user's history and states, held ones where nothing has changed."""
+        with self._lock:
+            held = self._held.get(user_id) if user_id is not None else None
+            if held is not None and user_id is not None:
+                self._held.move_to_end(user_id)
+                return held
+            history = self.history(user_id)
+            found = Person(history, self.panel.start(history))
+            if len(history) and user_id is not None:
+                self._hold(user_id, found)
+            return found
+
+    def with_session(self, person: Person, session: History) -> Person:
+        """The person after these events, which are not kept."""
+        if len(session) == 0:
+            return person
+        history = _joined(person.history, session)
+        if len(person.history) == 0:
+            return Person(history, self.panel.start(history))
+        states = person.states
+        for at in range(len(session)):
+            states = self.panel.update(states, session.slice(at, at + 1))
+        return Person(history, states)
+
+    def learn(self, event: Event, item_idx: int) -> None:
+        """Append one event to its user's history and let the heads count it."""
+        with self._lock:
+            person = self.person(event.user_id)
+            row = self._row(event, item_idx, person.history.user_idx)
+            self.panel.observe(person.states, row)
+            history = _joined(person.history, row)
+            self._live[event.user_id] = history
+            self._hold(event.user_id, Person(history, self.panel.update(person.states, row)))
+            if event.timestamp is not None:
+                self._newest = max(self._newest, event.timestamp)
+
+    def latest(self) -> float:
+        """Unix seconds of the newest event known, NaN where there are no times."""
+        latest = max(self._latest_fitted, self._newest)
+        return latest if np.isfinite(latest) else float("nan")
+
+    @cached_property
+    def _latest_fitted(self) -> float:
+        times = self.panel.model.data.time
+        known = times[~np.isnan(times)]
+        return float(known.max()) if len(known) else float("-inf")
+
+    @cached_property
+    def _weights(self) -> dict[str, float]:
+        """Kind of event → weight, as the data had them."""
+        data = self.panel.model.data
+        kinds, first = np.unique(data.kind, return_index=True)
+        pairs = zip(kinds, first, strict=True)
+        seen = {data.kinds[k]: float(data.weight[at]) for k, at in pairs}
+        return {**DEFAULT_WEIGHTS, **seen}
+
+    def _row(self, event: Event, item_idx: int, user_idx: int) -> History:
+        time = float("nan") if event.timestamp is None else event.timestamp
+        return History(
+            np.array([item_idx], np.int32),
+            np.array([self._weights.get(event.event, 1.0)], np.float32),
+            np.array([time]),
+            np.array([self._basket(event)], np.int32),
+            user_idx,
+        )
+
+    def _basket(self, event: Event) -> int:
+        """A number above those of the data, the same for one basket of one user."""
+        if event.basket is None:
+            return -1
+        first = int(self.panel.model.data.basket.max(initial=-1)) + 1
+        key = (event.user_id, event.basket)
+        return self._baskets.setdefault(key, first + len(self._baskets))
+
+    def _hold(self, user_id: str, person: Person) -> None:
+        """Hold a person whose states are complete: a head that failed once is asked again."""
+        self._held.pop(user_id, None)
+        if len(person.states) < len(self.panel.model.heads):
+            return
+        self._held[user_id] = person
+        while len(self._held) > self.keep:
+            self._held.popitem(last=False)
+
+
+def _joined(history: History, more: History) -> History:
+    return History(
+        np.concatenate([history.item_idx, more.item_idx]),
+        np.concatenate([history.weight, more.weight]),
+        np.concatenate([history.time, more.time]),
+        np.concatenate([history.basket, more.basket]),
+        history.user_idx,
+    )

@@ -1,0 +1,250 @@
+"""Recommender: a fitted model that answers requests and learns from each event at once."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerec.contracts import Choice, Event, Floats, History, Indices, Query, Slate
+from steerec.engine.likeness import Likeness
+from steerec.engine.model import Model
+from steerec.engine.panel import Panel
+from steerec.engine.people import People, Person
+from steerec.engine.pool import Pool, PoolConfig
+from steerec.engine.reasons import Reasons
+from steerec.engine.rules import Catalogue
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """One request with the scores of its candidates.
+
+    Attributes:
+        items: (n,) the candidates, rising.
+        z, weights: (n_heads, n) and (n_heads,), for the heads in `names`, which answered.
+        blend: (n,) float64.
+        allowed: (n_items,), the hard rules over the whole catalogue.
+    """
+
+    person: Person
+    now: float
+    items: Indices
+    names: tuple[str, ...]
+    z: Floats
+    weights: NDArray[np.float64]
+    blend: NDArray[np.float64]
+    allowed: NDArray[np.bool_]
+    skipped: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+@dataclass
+class Recommender:
+    """Answers from an immutable model and from the events learnt since it was fitted.
+
+    Attributes:
+        rng: makes the request ids, so that the same seed gives the same slates.
+    """
+
+    model: Model
+    rng: np.random.Generator = field(default_factory=np.random.default_rng)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+
+    def recommend(self, query: Query) -> Slate:
+        """The best items for a user, a session or both; unknown users get what is popular.
+
+        Fewer than `query.n` items come back where the rules leave no more.
+
+        Raises:
+            ValueError: if n is below 1.
+            DataError: if the filter names an attribute that items do not have.
+        """
+        scored = self._score(query)
+        allowed = scored.allowed[scored.items]
+        pool = self._pool.shortlist(scored.blend, scored.z, allowed, query.n)
+        return Slate(
+            request_id=f"{int(self.rng.integers(2**63)):016x}",
+            strategy_version=self.model.strategy.version,
+            items=tuple(
+                self._choice(scored, int(at), i) for i, at in enumerate(pool[: query.n], 1)
+            ),
+            skipped=scored.skipped,
+            left_out=scored.left_out,
+        )
+
+    def recommend_many(self, queries: Iterable[Query]) -> list[Slate]:
+        """One slate for each query."""
+        return [self.recommend(query) for query in queries]
+
+    def similar(self, item_id: str, n: int = 10) -> list[tuple[str, float]]:
+        """At most `n` items like this one, best first: id and mean z, in nats over an average item.
+
+        Raises:
+            UnknownItemError: if the catalogue does not hold the item.
+            DataError: if the model has no head that compares items.
+        """
+        _check_n(n)
+        found = self._likeness.items(self._catalogue.index(item_id), n, self._people.latest())
+        return [(str(self.model.data.item_ids[i]), score) for i, score in found]
+
+    def similar_users(self, user_id: str, n: int = 10) -> list[tuple[str, float]]:
+        """At most `n` users of the fitted data who share items with this one: id and cosine.
+
+        Rare items count more. Empty for a user without liked items.
+        """
+        _check_n(n)
+        found = self._likeness.users(self._people.history(user_id), n)
+        return [(str(self.model.data.user_ids[u]), score) for u, score in found]
+
+    def interest(self, query: Query, item_ids: Sequence[str]) -> dict[str, float]:
+        """P(this item is the next one taken) for each item, under the query's conditions.
+
+        The softmax of the blend's scores over every item that may be shown (filter, exclude,
+        seen); 0 for one that may not. Over all of them the sum is 1. Above the pool's
+        `full_catalogue`, items outside the pool count as average ones (score 0).
+
+        Raises:
+            UnknownItemError: if the catalogue does not hold an item.
+        """
+        wanted = np.array([self._catalogue.index(i) for i in item_ids], np.int32)
+        scored = self._score(query, also=wanted)
+        allowed = scored.allowed[scored.items]
+        if not allowed.any():
+            return dict.fromkeys(item_ids, 0.0)
+        rest = int(scored.allowed.sum() - allowed.sum())
+        logits = np.where(allowed, scored.blend, -np.inf)
+        top = max(float(logits.max()), 0.0)
+        mass = np.exp(logits - top)
+        p = mass / (mass.sum() + rest * np.exp(-top))
+        places = np.searchsorted(scored.items, wanted)
+        return {i: float(p[at]) for i, at in zip(item_ids, places, strict=True)}
+
+    def learn(self, event: Event) -> None:
+        """Take in one event: the user's next list knows of it.
+
+        Raises:
+            UnknownItemError: if the catalogue does not hold the item.
+        """
+        self._people.learn(event, self._catalogue.index(event.item_id))
+
+    def history(self, user_id: str) -> History:
+        """The user's events with those learnt since the fit; empty for a user never seen."""
+        return self._people.history(user_id)
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """Head name → how often it failed and was left out."""
+        return dict(self._panel.failures)
+
+    def _score(self, query: Query, *, also: Indices | None = None) -> _Scored:
+        """Score the candidates of a query, and the items in `also`."""
+        _check_n(query.n)
+        now = self._people.latest() if query.now is None else query.now
+        person, skipped = self._who(query, now)
+        repeats = self.model.repeats if query.repeats is None else query.repeats
+        allowed = self._catalogue.allowed(query, person.history, repeats=repeats)
+        items = self._pool.candidates(person.states, allowed, query.n, now)
+        if items is not None and also is not None:
+            items = np.union1d(items, also).astype(np.int32)
+        raw = self._panel.score(person.states, items, now)
+        names = tuple(name for name in self.model.heads if name in raw)
+        width = self.model.data.n_items if items is None else len(items)
+        z = self._calibrated(raw, names, len(person.history), width)
+        weights = self._weights(query, person.history, names, now)
+        return _Scored(
+            person=person,
+            now=now,
+            items=np.arange(width, dtype=np.int32) if items is None else items,
+            names=names,
+            z=z,
+            weights=weights,
+            blend=np.asarray(weights @ z),
+            allowed=allowed,
+            skipped=skipped,
+            left_out=tuple(name for name in self.model.heads if name not in raw),
+        )
+
+    def _who(self, query: Query, now: float) -> tuple[Person, tuple[str, ...]]:
+        """The user with the query's session, and the session's unknown ids."""
+        index = self.model.data.item_index
+        skipped = tuple(i for i in query.session if i not in index)
+        if skipped:
+            log.info("session_items_skipped=%d first=%r", len(skipped), skipped[0])
+        person = self._people.person(query.user_id)
+        items = np.array([index[i] for i in query.session if i in index], np.int32)
+        visit = History(
+            items,
+            np.ones(len(items), np.float32),
+            np.full(len(items), now),
+            np.full(len(items), -1, np.int32),
+            person.history.user_idx,
+        )
+        return self._people.with_session(person, visit), skipped
+
+    def _calibrated(
+        self, raw: Mapping[str, Floats], names: tuple[str, ...], length: int, width: int
+    ) -> Floats:
+        """(n_heads, width) float32: z of the heads that answered."""
+        lengths = np.array([length])
+        z = np.zeros((len(names), width), np.float32)
+        for row, name in enumerate(names):
+            z[row] = self.model.calibrations[name](raw[name][None], lengths)[0]
+        return z
+
+    def _weights(
+        self, query: Query, history: History, names: tuple[str, ...], now: float
+    ) -> NDArray[np.float64]:
+        """(n_heads,): w = θφ of the heads that answered."""
+        phi = self.model.phi(
+            [history], np.array([now]), scenario=query.scenario, device=query.device
+        )[0]
+        rows = [self.model.strategy.heads.index(name) for name in names]
+        return np.asarray(self.model.strategy.theta[rows] @ phi)
+
+    def _choice(self, scored: _Scored, at: int, position: int) -> Choice:
+        item_idx = int(scored.items[at])
+        shares = scored.weights * scored.z[:, at]
+        sources = dict(zip(scored.names, shares.tolist(), strict=True))
+        reason = self._reasons.of(scored.person, item_idx, sources, scored.now)
+        return Choice(
+            item_id=str(self.model.data.item_ids[item_idx]),
+            score=float(scored.blend[at]),
+            position=position,
+            sources=sources,
+            reason=reason.sentence,
+            because=reason.because,
+        )
+
+    @cached_property
+    def _panel(self) -> Panel:
+        return Panel(self.model)
+
+    @cached_property
+    def _people(self) -> People:
+        return People(self._panel)
+
+    @cached_property
+    def _catalogue(self) -> Catalogue:
+        return Catalogue(self.model.data)
+
+    @cached_property
+    def _pool(self) -> Pool:
+        return Pool(self._panel, self.pool)
+
+    @cached_property
+    def _reasons(self) -> Reasons:
+        return Reasons(self._panel, self._catalogue)
+
+    @cached_property
+    def _likeness(self) -> Likeness:
+        return Likeness(self._panel)
+
+
+def _check_n(n: int) -> None:
+    if n < 1:
+        raise ValueError(f"n={n}: expected at least 1")
