@@ -1,0 +1,34 @@
+"""The table of scenarios. Ids are permanent: a figure keeps its name for good."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One set under one protocol and track.
+
+    Attributes:
+        data: name of the set's folder in the data directory.
+        peers: whether the peers can do it; none of them learns event by event.
+    """
+
+    data: str
+    protocol: str
+    track: str
+    peers: bool = True
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "P1-ml-1m": Scenario("ml-1m", "loo", "time-blind"),
+    "P1-amazon-beauty": Scenario("amazon-beauty", "loo", "time-blind"),
+    "P1-amazon-sports": Scenario("amazon-sports", "loo", "time-blind"),
+    "P2-ml-100k-frozen": Scenario("ml-100k", "successive", "frozen"),
+    "P2-ml-100k-live": Scenario("ml-100k", "successive", "live", peers=False),
+    "P2-ml-1m-frozen": Scenario("ml-1m", "successive", "frozen"),
+    "P2-ml-1m-live": Scenario("ml-1m", "successive", "live", peers=False),
+    "P2b-online-retail-all": Scenario("online-retail", "basket", "all"),
+    "P2b-online-retail-new": Scenario("online-retail", "basket", "new"),
+    "P4-ml-100k": Scenario("ml-100k", "stream", "live", peers=False),
+    "P4-ml-1m": Scenario("ml-1m", "stream", "live", peers=False),
+    "P4-online-retail": Scenario("online-retail", "stream", "live", peers=False),
+}
