@@ -1,0 +1,144 @@
+"""The verbs that ask a snapshot: recommend and similar."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steerec.cli import options, show
+
+if TYPE_CHECKING:
+    from steerec.contracts import Slate
+    from steerec.engine.recommender import Recommender
+
+_HISTORY = 5  # newest events shown above a list
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command(
+        epilog="Examples:\n\n"
+        "steerec recommend --snapshot snapshot/ --user u00042 -n 5\n\n"
+        'steerec recommend --snapshot snapshot/ --session p0007,p0100 --filter "brand=Acme|Zenith"'
+    )(recommend)
+    app.command(epilog="Example:\n\nsteerec similar --snapshot snapshot/ --item p0007 -n 5")(
+        similar
+    )
+
+
+def recommend(
+    snapshot: options.Snapshot,
+    user: Annotated[str | None, typer.Option(help="A user's id; unknown ones are new.")] = None,
+    session: Annotated[
+        str, typer.Option(metavar="A,B", help="Item ids of this visit, oldest first.")
+    ] = "",
+    n: options.Count = 10,
+    exclude: Annotated[str, typer.Option(metavar="A,B", help="Item ids never to show.")] = "",
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter", metavar="ATTRIBUTE=A|B", help="Only items with one of these values."
+        ),
+    ] = None,
+    config: options.Config = None,
+    *,
+    repeats: Annotated[
+        bool | None,
+        typer.Option("--repeats/--no-repeats", help="Whether known items may come again."),
+    ] = None,
+    json: options.AsJson = False,
+) -> None:
+    """List items for a user, a session or both, each with its reason."""
+    from steerec.contracts import Query
+
+    if user is None and not session:
+        raise typer.BadParameter("name --user, --session or both")
+    recommender = _open(snapshot, config)
+    query = Query(
+        user_id=user,
+        session=options.names(session),
+        n=n,
+        exclude=frozenset(options.names(exclude)),
+        filter=parse_filters(where or []),
+        repeats=repeats,
+    )
+    slate = recommender.recommend(query)
+    if json:
+        typer.echo(show.as_json(asdict(slate)))
+        return
+    _print_history(recommender, user)
+    _print_slate(recommender, slate)
+
+
+def similar(
+    snapshot: options.Snapshot,
+    item: Annotated[str, typer.Option(help="An item's id.")],
+    n: options.Count = 10,
+    config: options.Config = None,
+    *,
+    json: options.AsJson = False,
+) -> None:
+    """List the items most like one item."""
+    recommender = _open(snapshot, config)
+    found = recommender.similar(item, n)
+    if json:
+        rows = [{"item_id": item_id, "score": score} for item_id, score in found]
+        typer.echo(show.as_json({"item": item, "items": rows}))
+        return
+    data = recommender.model.data
+    made = show.table("", "Item", "Title", "Likeness", right=(0, 3))
+    for place, (item_id, score) in enumerate(found, 1):
+        title = show.short(show.title_of(data, item_id))
+        made.add_row(str(place), show.escape(item_id), title, f"{score:.2f}")
+    show.out().print(f"Like {show.short(show.title_of(data, item))}:")
+    show.out().print(made)
+
+
+def parse_filters(parts: list[str]) -> dict[str, frozenset[str]]:
+    """Read `brand=X|Y`, each attribute once.
+
+    Raises:
+        BadParameter: if a part has another form.
+    """
+    found: dict[str, frozenset[str]] = {}
+    for part in parts:
+        name, sign, values = (p.strip() for p in part.partition("="))
+        allowed = frozenset(v for value in values.split("|") if (v := value.strip()))
+        if not (name and sign and allowed) or name in found:
+            raise typer.BadParameter(f"--filter {part!r}: write ATTRIBUTE=A|B, each once")
+        found[name] = allowed
+    return found
+
+
+def _open(snapshot: Path, config: Path | None) -> "Recommender":
+    from steerec.engine.recommender import Recommender
+    from steerec.engine.snapshot import load_snapshot
+
+    pool = options.settings_of(config).pool
+    with show.progress() as step:
+        step("load the snapshot", 0, None)
+        return Recommender(load_snapshot(snapshot), pool=pool)
+
+
+def _print_history(recommender: "Recommender", user: str | None) -> None:
+    if user is None:
+        return
+    history = recommender.history(user).last(_HISTORY)
+    data = recommender.model.data
+    titles = [show.short(show.title_of(data, data.item_ids[i])) for i in history.item_idx[::-1]]
+    text = "; ".join(titles) if titles else "nothing yet, a new user"
+    show.out().print(f"{show.escape(user)} turned to, newest first: {text}")
+
+
+def _print_slate(recommender: "Recommender", slate: "Slate") -> None:
+    console = show.out()
+    ids: Any = ", ".join(slate.skipped)
+    if ids:
+        console.print(f"Not in the catalogue, skipped: {show.escape(ids)}")
+    if slate.left_out:
+        console.print(f"Heads that failed and were left out: {', '.join(slate.left_out)}")
+    if not slate.items:
+        console.print("No item is left after filter, exclusions and history.")
+        return
+    console.print(show.slate_table(slate, recommender.model.data, with_id=True))

@@ -1,0 +1,190 @@
+"""The verbs that read data: import and doctor."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steerec.cli import options, show
+
+if TYPE_CHECKING:
+    from steerec.data.health import Health
+    from steerec.data.rules import CleanConfig
+    from steerec.engine.intake import Intake, Source
+
+QUARANTINE = "quarantine.jsonl"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command(
+        "import",
+        epilog="Examples:\n\n"
+        "steerec import --data shop/ --out dataset/\n\n"
+        "steerec import --data clicks.csv --items products.csv "
+        "--columns user_id=visitor,item_id=sku --out dataset/\n\n"
+        'steerec import --data sqlite:///shop.db --query "SELECT * FROM orders" --out dataset/',
+    )(import_)
+    app.command(
+        epilog="Examples:\n\nsteerec doctor shop/\n\nsteerec doctor ml-1m --report health.html"
+    )(doctor)
+
+
+def import_(
+    data: options.Data,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the dataset.")] = Path("dataset"),
+    data_dir: options.DataDir = None,
+    items: options.Items = None,
+    users: options.Users = None,
+    query: options.Query = None,
+    columns: options.Columns = "",
+    config: options.Config = None,
+    *,
+    json: options.AsJson = False,
+) -> None:
+    """Read and clean data, and write a dataset that the other verbs take as --data."""
+    settings = options.settings_of(config)
+    source = options.source_of(
+        settings, data, data_dir, columns=columns, sides=(items, users, query)
+    )
+    came = take_in_showing(source, settings.clean, settings.data.weights)
+    try:
+        came.data.save(out)
+    except OSError as e:
+        from steerec.errors import DataError
+
+        raise DataError(f"{out} cannot be written ({e}): check folder and permission") from e
+    if came.cleaned is not None:
+        came.cleaned.write_quarantine(out / QUARANTINE)
+    if json:
+        typer.echo(show.as_json(import_facts(came, out)))
+        return
+    print_intake(came)
+    show.out().print(f"Written to {out}/, rejected rows to {out / QUARANTINE}", soft_wrap=True)
+
+
+def doctor(
+    where: Annotated[
+        str, typer.Argument(metavar="[DATA]", help="The same as --data.", show_default=False)
+    ] = "",
+    data: options.Data = "",
+    data_dir: options.DataDir = None,
+    items: options.Items = None,
+    users: options.Users = None,
+    query: options.Query = None,
+    columns: options.Columns = "",
+    config: options.Config = None,
+    report: options.Report = None,
+    *,
+    json: options.AsJson = False,
+) -> None:
+    """Look at data before anything learns from it: counts, gaps, ties, leaks, texts."""
+    if bool(where) == bool(data):
+        raise typer.BadParameter("name the data once: steerec doctor DATA")
+    settings = options.settings_of(config)
+    source = options.source_of(
+        settings, where or data, data_dir, columns=columns, sides=(items, users, query)
+    )
+    health = _examine(source, settings.encoder.max_tokens)
+    if report is not None:
+        from steerec.evaluation.health_page import render_health
+
+        options.write_text(report, render_health(health, name=source.data))
+    if json:
+        typer.echo(show.as_json(health.as_json()))
+        return
+    _print_health(health)
+    if report is not None:
+        show.out().print(f"With plots: {report}", soft_wrap=True)
+
+
+def take_in_showing(
+    source: "Source", rules: "CleanConfig", weights: Mapping[str, float]
+) -> "Intake":
+    """Read and clean with a bar for a download."""
+    from steerec.engine.intake import take_in
+
+    with show.progress() as step:
+        step(f"read {source.data}", 0, None)
+        return take_in(
+            source,
+            rules,
+            now=time.time(),
+            weights=weights,
+            progress=lambda done, total: step(f"download {source.data}", done, total),
+        )
+
+
+def import_facts(came: "Intake", folder: Path) -> dict[str, object]:
+    """What `import --json` prints."""
+    from dataclasses import asdict
+
+    data = came.data
+    return {
+        "folder": str(folder),
+        "users": data.n_users,
+        "items": data.n_items,
+        "events": data.n_events,
+        "kinds": list(data.kinds),
+        "content_hash": data.content_hash,
+        "columns": dict(came.read.mapping),
+        "guessed": list(came.read.guessed),
+        "rules": [] if came.cleaned is None else [asdict(r) for r in came.cleaned.report.rules],
+    }
+
+
+def print_intake(came: "Intake") -> None:
+    """Counts, the mapping, and the cleaning report."""
+    console = show.out()
+    tables = came.read.tables
+    sides = ((tables.items, "items"), (tables.users, "users"))
+    counts = [f"{len(tables.events):,} events"]
+    counts += [f"{len(t):,} {name}" for t, name in sides if t is not None]
+    console.print(f"Read {', '.join(counts)} ({came.read.kind}).")
+    for line in show.mapping_lines(came.read):
+        console.print(line)
+    if came.cleaned is not None:
+        console.print(show.clean_table(came.cleaned.report))
+    data = came.data
+    console.print(
+        f"Clean: {data.n_events:,} events ({', '.join(data.kinds)}) of {data.n_users:,} users "
+        f"with {data.n_items:,} items."
+    )
+
+
+def _examine(source: "Source", max_tokens: int) -> "Health":
+    from steerec.data.health import examine
+    from steerec.engine.intake import read_source
+
+    with show.progress() as step:
+        step(f"read {source.data}", 0, None)
+        read = read_source(
+            source, progress=lambda done, total: step(f"download {source.data}", done, total)
+        )
+        step("examine", 0, None)
+        tables = read.tables
+        return examine(tables.events, tables.items, tables.users, max_tokens=max_tokens)
+
+
+def _print_health(health: "Health") -> None:
+    console = show.out()
+    c = health.counts
+    console.print(
+        f"{int(c['n_events']):,} events, {int(c['n_users']):,} users, {int(c['n_items']):,} items "
+        f"with events ({int(c['n_catalogue']):,} in the catalogue), {100 * c['density']:.2g} % of "
+        f"all pairs seen, {100 * c['repeat_share']:.1f} % repeats."
+    )
+    marks = {"warning": "[bold red]warning[/]", "notice": "[yellow]notice[/] "}
+    for finding in health.findings:
+        if finding.severity == "ok":
+            continue
+        console.print(f"\n{marks[finding.severity]} [bold]{show.escape(finding.title)}[/]")
+        if finding.detail:
+            console.print(f"  {show.escape(finding.detail)}")
+        if finding.remedy:
+            console.print(f"  → {show.escape(finding.remedy)}")
+    fine = [f.title for f in health.findings if f.severity == "ok"]
+    if fine:
+        console.print(f"\n[green]in order[/] {show.escape('; '.join(fine))}.")

@@ -1,0 +1,289 @@
+"""The verbs that learn: train and evaluate."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steerec.cli import options, show
+from steerec.cli.intake import print_intake, take_in_showing
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+
+    from steerec.config import Settings
+    from steerec.data.tables import Tables
+    from steerec.engine.model import FitConfig, Model
+    from steerec.engine.texts import ItemVectors
+    from steerec.evaluation.protocols import Task
+
+
+class Protocol(StrEnum):
+    """How it is measured."""
+
+    LOO = "loo"
+    SUCCESSIVE = "successive"
+    BASKET = "basket"
+    STREAM = "stream"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command(
+        epilog="Examples:\n\n"
+        "steerec train --data dataset/ --out snapshot/\n\n"
+        "steerec train --data ml-1m --heads ease,transitions,trending --out snapshot/"
+    )(train)
+    app.command(
+        epilog="Examples:\n\n"
+        "steerec evaluate --data ml-1m --protocol loo\n\n"
+        "steerec evaluate --data online-retail --protocol basket --track new "
+        "--json result.json --report report.html\n\n"
+        "steerec evaluate --data shop/ --protocol successive --heads ease,trending"
+    )(evaluate)
+
+
+def train(
+    data: options.Data,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the snapshot.")] = Path("snapshot"),
+    data_dir: options.DataDir = None,
+    items: options.Items = None,
+    users: options.Users = None,
+    query: options.Query = None,
+    columns: options.Columns = "",
+    config: options.Config = None,
+    encoder: options.Encoder = None,
+    heads: options.Heads = "",
+    seed: options.Seed = 0,
+    *,
+    json: options.AsJson = False,
+) -> None:
+    """Read, clean, encode, fit all heads and their blend, and write a snapshot."""
+    import numpy as np
+
+    from steerec.engine.snapshot import save_snapshot
+    from steerec.engine.texts import with_vectors
+
+    settings = options.settings_of(config, encoder=encoder)
+    fit_config = settings.fit_config(options.names(heads))
+    source = options.source_of(
+        settings, data, data_dir, columns=columns, sides=(items, users, query)
+    )
+    came = take_in_showing(source, settings.clean, settings.data.weights)
+    if not json:
+        print_intake(came)
+    vectors = encode_showing(came.data.items, settings)
+    model = fit_showing(with_vectors(came.data, vectors), fit_config, np.random.default_rng(seed))
+    save_snapshot(model, out, now=time.time())
+    if json:
+        typer.echo(show.as_json(_trained(model, vectors, out)))
+        return
+    print_model(model, fit_config)
+    show.out().print(f"Snapshot: {out}/  (next: steerec recommend --snapshot {out} --user ID)")
+
+
+def evaluate(
+    data: options.Data,
+    protocol: Annotated[Protocol, typer.Option(help="How to measure; see docs/evaluation.")],
+    track: Annotated[
+        str | None,
+        typer.Option(
+            help="loo: time-blind, time-aware; successive: frozen, live; basket: all, new; "
+            "stream: live. The first is the default."
+        ),
+    ] = None,
+    data_dir: options.DataDir = None,
+    items: options.Items = None,
+    users: options.Users = None,
+    query: options.Query = None,
+    columns: options.Columns = "",
+    config: options.Config = None,
+    encoder: options.Encoder = None,
+    heads: options.Heads = "",
+    seed: options.Seed = 0,
+    json: Annotated[Path | None, typer.Option(help="Write the result to this file.")] = None,
+    report: options.Report = None,
+    *,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Clean first; protocols of the field do not.")
+    ] = False,
+) -> None:
+    """Measure the blend, every head and popularity on held-out events, with intervals."""
+    settings = options.settings_of(config, encoder=encoder)
+    check_track(protocol, track)
+    fit_config = settings.fit_config(options.names(heads))
+    source = options.source_of(
+        settings, data, data_dir, columns=columns, sides=(items, users, query)
+    )
+    tables = _tables(source, settings, clean=clean)
+    task = _prepared(tables, protocol, track, data)
+    result = {"data": data, "cleaned": clean, **measure(task, settings, fit_config, seed=seed)}
+    print_result(result)
+    write_result(result, json, report)
+
+
+def check_track(protocol: str, track: str | None) -> None:
+    """Refuse a track the protocol does not have, as a mistake in the command."""
+    from steerec.evaluation.protocols import TRACKS
+
+    if track is not None and track not in TRACKS[protocol]:
+        known = ", ".join(TRACKS[protocol])
+        raise typer.BadParameter(f"{protocol} has no track {track!r}: expected one of {known}")
+
+
+def encode_showing(items: "pl.DataFrame", settings: "Settings") -> "ItemVectors":
+    """Encode the catalogue with a bar."""
+    from steerec.engine.texts import encode_items
+
+    with show.progress() as step:
+        step("encode texts", 0, None)
+        return encode_items(
+            items,
+            settings.encoder,
+            template=settings.data.template,
+            cache_dir=settings.cache_dir,
+            progress=lambda done, total: step("encode texts", done, total),
+        )
+
+
+def fit_showing(data: Any, config: "FitConfig", rng: "np.random.Generator") -> "Model":
+    """Fit with a bar."""
+    from steerec.engine.model import fit
+
+    with show.progress() as step:
+        return fit(data, config, rng, progress=step)
+
+
+def measure(
+    task: "Task", settings: "Settings", config: "FitConfig", *, seed: int
+) -> dict[str, Any]:
+    """Encode the task's items, fit and evaluate; `seconds` gains encode and total."""
+    from steerec.engine import evaluate as engine
+    from steerec.engine.texts import task_with_vectors
+
+    began = time.perf_counter()
+    vectors = encode_showing(task.split.train.items, settings)
+    encoded = time.perf_counter() - began
+    with show.progress() as step:
+        result = engine.evaluate(task_with_vectors(task, vectors), config, seed=seed, progress=step)
+    total = time.perf_counter() - began
+    result["seconds"] = {"encode": encoded, **result["seconds"], "total": total}
+    result["encoder"] = {
+        "note": vectors.note, "encoded": vectors.encoded, "cached": vectors.cached
+    }  # fmt: skip
+    return result
+
+
+def print_result(result: Mapping[str, Any]) -> None:
+    """The comparison, what must be known to read it, and the answer in words."""
+    from steerec.evaluation.wording import PROTOCOLS, TRACKS, answer
+
+    console = show.out()
+    console.print(f"{PROTOCOLS[result['protocol']]} {TRACKS[result['track']]}")
+    console.print(
+        f"{result['requests']:,} requests of {result['users']:,} users; figures are means, "
+        "intervals come from resampling users."
+    )
+    for note in result["notes"]:
+        console.print(f"Note: {show.escape(note)}")
+    console.print(show.comparison_table(result))
+    console.print(answer(result))
+    seconds = result["seconds"]
+    parts = ", ".join(f"{name} {seconds[name]:.1f} s" for name in ("encode", "fit", "evaluate"))
+    console.print(f"[dim]{parts}; peak memory {result['peak_rss_mib'] / 1024:.1f} GiB[/]")
+
+
+def write_result(result: Mapping[str, Any], json: Path | None, report: Path | None) -> None:
+    """Write the JSON and the page that were asked for, and say where they lie."""
+    from steerec.evaluation.report import render_report
+
+    if json is not None:
+        options.write_text(json, show.as_json(result) + "\n")
+        show.out().print(f"Result: {json}", soft_wrap=True)
+    if report is not None:
+        options.write_text(report, render_report(result))
+        show.out().print(f"Report: {report}", soft_wrap=True)
+
+
+def print_model(model: "Model", config: "FitConfig") -> None:
+    """Each head's time and its say, for a typical user and for a new one."""
+    usual, new = head_weights(model)
+    made = show.table("Head", "Fit", "Weight", "New user", "In words", right=(1, 2, 3))
+    for name in sorted(usual, key=lambda n: -usual[n]):
+        seconds = f"{model.seconds.get(name, 0.0):.1f} s"
+        words = _say(usual[name], sum(max(w, 0.0) for w in usual.values()))
+        made.add_row(name, seconds, f"{usual[name]:+.2f}", f"{new[name]:+.2f}", words)
+    show.out().print(made)
+    for name in config.heads:
+        if name not in model.heads:
+            show.out().print(f"{name}: left out, these data cannot teach it")
+
+
+def head_weights(model: "Model") -> tuple[dict[str, float], dict[str, float]]:
+    """Mean weight of each head over up to 1,000 users, and its weight for a user without events."""
+    import numpy as np
+
+    from steerec.contracts import History
+
+    data = model.data
+    some = np.flatnonzero(np.diff(data.starts))
+    some = some[:: max(1, len(some) // 1_000)]
+    now = np.nanmax(data.time) if data.has_times else np.nan
+    usual = model.weights([data.history(int(u)) for u in some], np.full(len(some), now)).mean(0)
+    new = model.weights([History.of([])], np.array([now]))[0]
+    names = tuple(model.heads)
+    return dict(zip(names, usual.tolist(), strict=True)), dict(
+        zip(names, new.tolist(), strict=True)
+    )
+
+
+def _say(weight: float, total: float) -> str:
+    share = weight / total if total > 0 else 0.0
+    steps = ((0.3, "leads"), (0.15, "strong say"), (0.05, "some say"), (0.0, "hardly heard"))
+    return next((words for least, words in steps if share >= least), "counts against")
+
+
+def _trained(model: "Model", vectors: "ItemVectors", out: Path) -> dict[str, Any]:
+    usual, new = head_weights(model)
+    return {
+        "snapshot": str(out),
+        "heads": list(model.heads),
+        "seconds": dict(model.seconds),
+        "weights": usual,
+        "weights_new_user": new,
+        "repeats": model.repeats,
+        "encoder": vectors.note,
+        "data_hash": model.data.content_hash,
+    }
+
+
+def _tables(source: Any, settings: "Settings", *, clean: bool) -> "Tables":
+    from steerec.data.clean import clean as clean_tables
+    from steerec.engine.intake import read_source
+
+    with show.progress() as step:
+        step(f"read {source.data}", 0, None)
+        read = read_source(
+            source, progress=lambda done, total: step(f"download {source.data}", done, total)
+        )
+    for line in show.mapping_lines(read):
+        show.out().print(line)
+    if not clean:
+        return read.tables
+    cleaned = clean_tables(read.tables, settings.clean, now=time.time())
+    show.out().print(show.clean_table(cleaned.report))
+    return cleaned.tables
+
+
+def _prepared(tables: "Tables", protocol: str, track: str | None, data: str) -> "Task":
+    from steerec.evaluation.protocols import prepare
+
+    with show.progress() as step:
+        step("prepare the protocol", 0, None)
+        task = prepare(tables, protocol, track, name=data)
+    return replace(task, notes=(*(f"{k}: {v}" for k, v in tables.notes.items()), *task.notes))

@@ -1,0 +1,136 @@
+"""Options that several verbs share, and what becomes of them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from steerec.config import Settings
+    from steerec.engine.intake import Source
+
+_READ = "What is read"
+_HOW = "How"
+_OUT = "Output"
+
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="DIR|FILE|NAME|URL",
+        rich_help_panel=_READ,
+        help="A folder, a file, a database URL, or a set by name: ml-1m, ml-100k, online-retail, "
+        "amazon-beauty, sample.",
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="STEEREC_DATA_DIR",
+        rich_help_panel=_READ,
+        help="Folder in which sets are looked for by name; else they are downloaded.",
+    ),
+]
+Columns = Annotated[
+    str,
+    typer.Option(
+        metavar="FIELD=COLUMN,…",
+        rich_help_panel=_READ,
+        help="Which column is what, such as user_id=customer,item_id=sku; the rest is guessed.",
+    ),
+]
+Items = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=_READ, help="File of the items; for a database, a query."),
+]
+Users = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=_READ, help="File of the users; for a database, a query."),
+]
+Query = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=_READ, help="SQL for the events, or a table's name."),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", rich_help_panel=_HOW, help="Settings file; steerec.toml here if there is one."
+    ),
+]
+Encoder = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_HOW,
+        help="text, onnx, remote, hashing (needs no model), or none.",
+    ),
+]
+Heads = Annotated[str, typer.Option(rich_help_panel=_HOW, metavar="A,B", help="Only these heads.")]
+Seed = Annotated[int, typer.Option(rich_help_panel=_HOW, min=0, help="Seed of all chance.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", rich_help_panel=_OUT, help="Print JSON for machines.")
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(rich_help_panel=_OUT, help="Also write an HTML page with plots to this file."),
+]
+Snapshot = Annotated[Path, typer.Option("--snapshot", help="Folder that `steerec train` wrote.")]
+Count = Annotated[int, typer.Option("-n", min=1, help="Length of the list.")]
+
+
+def settings_of(config: Path | None, *, encoder: str | None = None) -> "Settings":
+    """Settings from file and environment, with the encoder of the command line."""
+    from steerec.config import load_settings
+
+    settings = load_settings(config)
+    if encoder is None:
+        return settings
+    return replace(settings, encoder=replace(settings.encoder, encoder=encoder))
+
+
+def source_of(
+    settings: "Settings",
+    data: str,
+    data_dir: Path | None,
+    *,
+    columns: str = "",
+    sides: tuple[str | None, str | None, str | None] = (None, None, None),
+) -> "Source":
+    """What to read: the command line's words over those of the settings.
+
+    Args:
+        sides: items, users, query.
+    """
+    from steerec.data.mapping import parse_mapping
+    from steerec.engine.intake import Source
+
+    items, users, query = sides
+    return Source(
+        data=data,
+        data_dir=data_dir or settings.deployment.data_dir,
+        cache_dir=settings.cache_dir,
+        columns={**settings.data.columns, **parse_mapping(columns)},
+        items=items,
+        users=users,
+        query=query,
+    )
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The parts of `a,b`."""
+    return tuple(part for p in text.split(",") if (part := p.strip()))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, its folder made if missing.
+
+    Raises:
+        DataError: if it cannot be written.
+    """
+    from steerec.errors import DataError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    except OSError as e:
+        raise DataError(f"{path} cannot be written ({e}): check folder and permission") from e

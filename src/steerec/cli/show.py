@@ -1,0 +1,148 @@
+"""How results look in a terminal: tables, sentences and progress."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape as escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from steerec.contracts import Slate
+    from steerec.data.clean import CleanReport
+    from steerec.data.dataset import Dataset
+    from steerec.data.tables import ReadResult
+
+Step = Callable[[str, int, int | None], None]
+_TITLE_CHARS = 46
+
+
+def out() -> Console:
+    """The console of results; made on demand, since tests change where it points."""
+    return Console(highlight=False)
+
+
+@contextmanager
+def progress() -> Iterator[Step]:
+    """A bar on stderr while work goes on; nothing where stderr is no terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda what, done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("start", total=None)
+        yield lambda what, done, total: bar.update(
+            task, description=what, completed=done, total=total
+        )
+
+
+def table(*columns: str, title: str = "", right: Sequence[int] = ()) -> Table:
+    """An empty table; the columns in `right` hold numbers."""
+    made = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, name in enumerate(columns):
+        number = place in right
+        made.add_column(name, justify="right" if number else "left", no_wrap=number)
+    return made
+
+
+def short(text: str, n: int = _TITLE_CHARS) -> str:
+    """At most n characters of a text, safe to print; cut at a word where that costs little."""
+    text = " ".join(text.split())
+    if len(text) <= n:
+        return escape(text)
+    cut = text[: n - 1]
+    space = cut.rfind(" ")
+    return escape((cut[:space] if space > 0.7 * n else cut).rstrip(" ,.;:") + "…")
+
+
+def title_of(data: "Dataset", item_id: str) -> str:
+    """An item's title, its id where it has none."""
+    if "title" not in data.items.columns:
+        return item_id
+    return str(data.items["title"][data.item_index[item_id]] or item_id)
+
+
+def mapping_lines(read: "ReadResult") -> list[str]:
+    """How the columns were understood; what was guessed is marked."""
+    renamed = {k: c for k, c in read.mapping.items() if k.rpartition(".")[2] != c}
+    lines = [
+        f"  {key} ← column {escape(column)}{' (guessed)' if key in read.guessed else ''}"
+        for key, column in renamed.items()
+    ]
+    return [
+        *lines,
+        *(f"  {escape(key)}: {escape(note)}" for key, note in read.tables.notes.items()),
+    ]
+
+
+def clean_table(report: "CleanReport") -> Table:
+    """What each rule did; rules that found nothing share a line."""
+    made = table("Table", "Rule", "Rows checked", "Repaired", "Rejected", "", right=(2, 3, 4))
+    quiet = []
+    for rule in report.rules:
+        if not (rule.repaired or rule.rejected):
+            quiet.append(f"{rule.rule} ({rule.note})" if rule.note else rule.rule)
+            continue
+        counts = (rule.checked, rule.repaired, rule.rejected)
+        words = rule.rule.replace("_", " ")
+        made.add_row(rule.table, words, *(f"{n:,}" for n in counts), escape(rule.note))
+    made.caption = _found_nothing(quiet)
+    made.caption_justify = "left"
+    return made
+
+
+def _found_nothing(quiet: Sequence[str]) -> str:
+    words = ", ".join(dict.fromkeys(q.replace("_", " ") for q in quiet))
+    return f"Found nothing: {words}" if quiet else ""
+
+
+def comparison_table(result: Mapping[str, Any]) -> Table:
+    """NDCG and hits by model, the best first, with 95 % intervals."""
+    from steerec.evaluation.wording import name_of
+
+    second = "recall@10" if result["protocol"] == "basket" else "hr@10"
+    models = result["results"]
+    made = table(
+        "Model", "NDCG@10", "95 % interval", second.upper(), "95 % interval", right=(1, 2, 3, 4)
+    )
+    for name in sorted(models, key=lambda m: -models[m]["ndcg@10"]):
+        row = models[name]
+        cells = [c for metric in ("ndcg@10", second) for c in _measured(row, metric)]
+        style = {"blend": "bold", "popularity": "dim", "recent_popularity": "dim"}.get(name)
+        made.add_row(name_of(name).replace("_", " "), *cells, style=style)
+    return made
+
+
+def _measured(row: Mapping[str, Any], metric: str) -> tuple[str, str]:
+    low, high = row["ci"][metric]
+    return f"{row[metric]:.4f}", f"{low:.4f}–{high:.4f}"
+
+
+def slate_table(slate: "Slate", data: "Dataset", *, with_id: bool = False) -> Table:
+    """A list with the reason of each item."""
+    made = table("", *(["Id"] if with_id else []), "Item", "Why", right=(0,))
+    for choice in slate.items:
+        ids = [escape(choice.item_id)] if with_id else []
+        title = short(title_of(data, choice.item_id))
+        made.add_row(str(choice.position), *ids, title, escape(choice.reason))
+    return made
+
+
+def as_json(value: Any) -> str:
+    """Indented JSON; NaN and infinity, which JSON does not know, become null."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value

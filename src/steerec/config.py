@@ -1,0 +1,263 @@
+"""All settings in one tree: the file steerec.toml, then the environment for what a host decides."""
+
+import difflib
+import json
+import os
+import platform
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from steerec.data.dataset import DEFAULT_WEIGHTS
+from steerec.data.mapping import check_mapping
+from steerec.data.rules import CleanConfig
+from steerec.encoders import EncoderConfig
+from steerec.engine.blend import BlendConfig
+from steerec.engine.calibrate import CalibrationConfig
+from steerec.engine.model import FitConfig, head_config
+from steerec.engine.phi import PhiConfig
+from steerec.engine.pool import PoolConfig
+from steerec.errors import ConfigError, DataError
+from steerec.heads import HEADS, load_head
+
+DEFAULT_FILE = Path("steerec.toml")
+
+
+def user_cache_dir() -> Path:
+    """Where this system keeps what programs can make again."""
+    home = Path.home()
+    if platform.system() == "Windows":
+        return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "steerec"
+    if platform.system() == "Darwin":
+        return home / "Library" / "Caches" / "steerec"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "steerec"
+
+
+class Deployment(BaseSettings):
+    """What differs from host to host; STEEREC_DATA_DIR and the like win over the file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="STEEREC_", env_ignore_empty=True, frozen=True, extra="ignore"
+    )
+    data_dir: Path | None = None  # folder in which data sets are looked for by name
+    cache_dir: Path | None = None  # folder of vectors and downloads; None: the user's cache folder
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment before the file's values, which come as arguments."""
+        return env_settings, init_settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How data are read.
+
+    Attributes:
+        template: text of an item, such as "{title}. {description}"; empty: from its text columns.
+        columns: canonical field → column of the source; the rest is guessed.
+        weights: event kind → weight, negative for dislike, on top of the defaults; kinds that
+            neither names weigh 1.
+    """
+
+    template: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            check_mapping(self.columns)
+        except DataError as e:
+            raise ConfigError(f"columns: {e}") from e
+        object.__setattr__(self, "weights", {**DEFAULT_WEIGHTS, **self.weights})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """Which heads are fitted, and how cases are set aside for their calibration and blend.
+
+    Attributes:
+        heads: names from the table of heads, or `module:Class` of your own.
+        holdout: auto, last (each user's last event), time or basket.
+        holdout_quantile: share of the time line that lies before the held-out cases.
+        repeats: whether items of a user's own history may be recommended; not set: as the data do.
+        only_new: held-out baskets count only items that are new to their user.
+    """
+
+    heads: tuple[str, ...] = tuple(HEADS)
+    holdout: str = "auto"
+    holdout_quantile: float = 0.9
+    repeats: bool | None = None
+    only_new: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The whole tree; a section is a table of steerec.toml.
+
+    Attributes:
+        heads: head name → its settings, as far as they differ from the defaults.
+    """
+
+    deployment: Deployment = field(default_factory=Deployment)
+    data: DataConfig = field(default_factory=DataConfig)
+    clean: CleanConfig = field(default_factory=CleanConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    fit: FitSettings = field(default_factory=FitSettings)
+    heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    blend: BlendConfig = field(default_factory=BlendConfig)
+    phi: PhiConfig = field(default_factory=PhiConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where vectors and downloads are kept."""
+        return self.deployment.cache_dir or user_cache_dir()
+
+    def fit_config(self, heads: tuple[str, ...] = ()) -> FitConfig:
+        """The settings of a fit, of all configured heads or of these.
+
+        Raises:
+            ConfigError: if a head is unknown or the parts contradict each other.
+        """
+        names = heads or self.fit.heads
+        for name in names:
+            load_head(name)
+        parts = {f.name: getattr(self.fit, f.name) for f in fields(self.fit)}
+        return FitConfig(
+            **{**parts, "heads": names},
+            settings={n: s for n, s in self.heads.items() if n in names},
+            calibration=self.calibration,
+            blend=self.blend,
+            phi=self.phi,
+        )
+
+
+# Section → the class that holds it; `heads` has one class for each head.
+SECTIONS: Mapping[str, type] = {
+    "deployment": Deployment,
+    "data": DataConfig,
+    "clean": CleanConfig,
+    "encoder": EncoderConfig,
+    "fit": FitSettings,
+    "calibration": CalibrationConfig,
+    "blend": BlendConfig,
+    "phi": PhiConfig,
+    "pool": PoolConfig,
+}
+
+
+def load_settings(file: Path | None = None) -> Settings:
+    """Read settings from `file`, or from steerec.toml here if there is one; the rest is default.
+
+    Raises:
+        ConfigError: if the file cannot be read, or a setting is unknown or out of range.
+    """
+    if file is None:
+        return parse_settings(_toml(DEFAULT_FILE) if DEFAULT_FILE.is_file() else {})
+    return parse_settings(_toml(file))
+
+
+def parse_settings(raw: Mapping[str, Any]) -> Settings:
+    """Settings from nested tables, as TOML gives them.
+
+    Raises:
+        ConfigError: if a setting is unknown, of a wrong type or out of range; names it.
+    """
+    _check_known("", raw, [*SECTIONS, "heads"])
+    sections = {
+        name: _section(name, kind, _table(name, raw.get(name, {})))
+        for name, kind in SECTIONS.items()
+    }
+    heads = _table("heads", raw.get("heads", {}))
+    return Settings(**sections, heads=dict(_heads(heads)))
+
+
+def head_config_class(name: str) -> type:
+    """The settings class of a head.
+
+    Raises:
+        ConfigError: if no head has the name.
+    """
+    return type(head_config(name, {})[1])
+
+
+def _toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"settings file {file} cannot be read ({e}): check the path") from e
+    except tomllib.TOMLDecodeError as e:
+        raise ConfigError(f"settings file {file} is no valid TOML: {e}") from e
+
+
+def _table(name: str, raw: object) -> Mapping[str, Any]:
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{name} = {raw!r}: expected a table, [{name}]")
+    return raw
+
+
+def _heads(raw: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each head's given settings, nested ones as objects."""
+    _check_known("heads", [n for n in raw if ":" not in n], list(HEADS))
+    for name, given in raw.items():
+        path = f"heads.{name}"
+        made = _section(path, head_config_class(name), _table(path, given))
+        yield name, {key: getattr(made, key) for key in given}
+
+
+def _section(path: str, kind: type, raw: Mapping[str, Any]) -> Any:
+    """One table as an object of its class."""
+    _check_keys(path, kind, raw)
+    try:
+        # TOML tells types apart, so a text is no number; JSON's strict mode has lists for tuples.
+        if kind is Deployment:
+            return Deployment(**raw)
+        return TypeAdapter(kind).validate_json(json.dumps(raw, default=str), strict=True)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join([path, *(str(part) for part in first["loc"])])
+        raise ConfigError(f"{where} = {first['input']!r}: {first['msg'].lower()}") from e
+    except ConfigError as e:
+        raise ConfigError(f"[{path}] {e}") from e
+
+
+def _check_keys(path: str, kind: type, raw: Mapping[str, Any]) -> None:
+    known = _keys_of(kind)
+    _check_known(path, raw, list(known))
+    for key, value in raw.items():
+        if isinstance(known[key], type) and is_dataclass(known[key]):
+            _check_keys(f"{path}.{key}", known[key], _table(f"{path}.{key}", value))
+
+
+def _keys_of(kind: type) -> Mapping[str, Any]:
+    """Setting → its type."""
+    if kind is Deployment:
+        return {name: about.annotation for name, about in Deployment.model_fields.items()}
+    return {f.name: f.type for f in fields(kind)}
+
+
+def _check_known(path: str, given: Mapping[str, Any] | list[str], known: list[str]) -> None:
+    for name in given:
+        if name in known:
+            continue
+        shown = f"{path}.{name}" if path else name
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        raise ConfigError(f"unknown setting {shown!r}: {hint}")

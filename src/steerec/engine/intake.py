@@ -1,0 +1,179 @@
+"""From what the user names — a folder, a file, a set, a database — to tables and a Dataset."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from steerec.data.clean import Cleaned, clean
+from steerec.data.dataset import DEFAULT_WEIGHTS, Dataset, build_dataset
+from steerec.data.download import Progress
+from steerec.data.public import PUBLIC_SETS, locate
+from steerec.data.read import read_tables
+from steerec.data.rules import CleanConfig
+from steerec.data.sample import sample_shop
+from steerec.data.tables import ReadResult, Tables
+from steerec.errors import DataError
+
+log = logging.getLogger(__name__)
+
+SAMPLE = "sample"
+SAVED = "dataset.json"  # marks a folder that Dataset.save wrote
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What is to be read, and how.
+
+    Attributes:
+        data: a folder, a file, a database URL, a set's name, or "sample" for the built-in shop.
+        items, users: files of the catalogue and the users; for a database, queries.
+        query: SQL for the events, or a table's name.
+        columns: canonical field → source column; the rest is guessed.
+        data_dir: where sets are looked for by name, before they are downloaded to `cache_dir`.
+    """
+
+    data: str
+    cache_dir: Path
+    data_dir: Path | None = None
+    items: str | None = None
+    users: str | None = None
+    query: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What came in.
+
+    Attributes:
+        read: the tables as they were read, and how their columns were understood.
+        cleaned: None for a saved Dataset, which is clean already.
+    """
+
+    data: Dataset
+    read: ReadResult
+    cleaned: Cleaned | None
+
+
+def read_source(source: Source, *, progress: Progress | None = None) -> ReadResult:
+    """Read tables from whatever the source names.
+
+    Args:
+        progress: called with (bytes so far, bytes in all or None) of a download.
+    Raises:
+        DataError: if there is no such thing, or it cannot be read.
+        DownloadError: if a set must be fetched and cannot be.
+    """
+    if source.data == SAMPLE and not Path(SAMPLE).exists():
+        shop = sample_shop()
+        return ReadResult(Tables(shop.events, shop.items, shop.users), {}, (), "sample")
+    place = _place(source, progress)
+    if _is_saved(place):
+        _refuse_options(source)
+        return ReadResult(tables_of(Dataset.load(Path(place))), {}, (), "dataset")
+    return read_tables(
+        place,
+        items=source.items,
+        users=source.users,
+        mapping=source.columns,
+        query=source.query,
+    )
+
+
+def take_in(
+    source: Source,
+    rules: CleanConfig,
+    *,
+    now: float,
+    weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+    progress: Progress | None = None,
+) -> Intake:
+    """Read, clean and build the Dataset; one that was saved is loaded as it is.
+
+    Args:
+        now: Unix seconds; later times are impossible.
+        weights: event kind → weight.
+    Raises:
+        DataError: if it cannot be read, or cleaning leaves no event.
+    """
+    read = read_source(source, progress=progress)
+    if read.kind == "dataset":
+        return Intake(Dataset.load(Path(source.data)), read, None)
+    cleaned = clean(read.tables, rules, now=now)
+    return Intake(dataset_of(cleaned.tables, weights), read, cleaned)
+
+
+def dataset_of(tables: Tables, weights: Mapping[str, float] = DEFAULT_WEIGHTS) -> Dataset:
+    """Index clean tables.
+
+    Raises:
+        DataError: if no event is left.
+    """
+    if tables.events.is_empty():
+        raise DataError(
+            "cleaning left no event: see the report and the quarantine for the rules that "
+            "rejected them, and switch those off that do not fit these data"
+        )
+    return build_dataset(tables.events, tables.items, tables.users, weights=weights)
+
+
+def tables_of(data: Dataset) -> Tables:
+    """A Dataset's events, items and users as tables, rows in their source's order."""
+    time = np.where(np.isnan(data.time), np.inf, data.time)
+    same_user = np.diff(data.user_idx) == 0
+    by_time = bool((np.diff(time)[same_user] >= 0).all()) if data.has_times else False
+    seq = np.arange(data.n_events) - data.starts[data.user_idx]
+    events = pl.DataFrame(
+        {
+            "user_id": pl.Series(data.user_ids[data.user_idx].tolist(), dtype=pl.String),
+            "item_id": pl.Series(data.item_ids[data.item_idx].tolist(), dtype=pl.String),
+            "event": np.array(data.kinds)[data.kind],
+            "value": data.value.astype(np.float64),
+            "timestamp": data.time,
+            "basket": pl.Series(data.basket).cast(pl.String),
+            "row": data.row,
+            # The times alone would not give this order back.
+            **({} if by_time else {"seq": seq}),
+        }
+    )
+    events = events.with_columns(
+        pl.col("value", "timestamp").fill_nan(None),
+        pl.when(pl.col("basket") != "-1").then(pl.col("basket")).alias("basket"),
+    )
+    return Tables(events.sort("row").drop("row"), data.items, data.users, data.notes)
+
+
+def _place(source: Source, progress: Progress | None) -> str | Path:
+    if source.data not in PUBLIC_SETS or Path(source.data).exists():
+        _hint_unless_found(source)
+        return source.data
+    return locate(
+        source.data, data_dir=source.data_dir, cache_dir=source.cache_dir, progress=progress
+    )
+
+
+def _hint_unless_found(source: Source) -> None:
+    """A bare word that is no file may be meant as a set's name."""
+    bare = "://" not in source.data and Path(source.data).name == source.data
+    if bare and not Path(source.data).exists():
+        raise DataError(
+            f"{source.data!r} is neither a file or folder here nor a known set; known by name: "
+            f"{SAMPLE}, {', '.join(PUBLIC_SETS)}"
+        )
+
+
+def _is_saved(place: str | Path) -> bool:
+    return "://" not in str(place) and (Path(place) / SAVED).is_file()
+
+
+def _refuse_options(source: Source) -> None:
+    given = [n for n in ("items", "users", "query", "columns") if getattr(source, n)]
+    if given:
+        raise DataError(
+            f"{source.data} is a saved dataset, which needs no {', '.join(given)}: leave them out, "
+            "or name the files it was made from"
+        )

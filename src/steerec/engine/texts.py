@@ -1,0 +1,88 @@
+"""Item texts as vectors, attached to whatever is fitted on them."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from steerec.contracts import Floats
+from steerec.data.dataset import Dataset
+from steerec.encoders import EncoderConfig, open_encoder
+from steerec.encoders.cache import CachedEncoder
+from steerec.encoders.template import fitting_template, item_texts
+from steerec.errors import ConfigError
+from steerec.evaluation.protocols import Task
+
+log = logging.getLogger(__name__)
+
+NO_ENCODER = "none"
+
+
+@dataclass(frozen=True)
+class ItemVectors:
+    """The catalogue's vectors, and what they took.
+
+    Attributes:
+        vectors: (n_items, dim) float32; None where items have no text or no encoder was wanted.
+        note: what was encoded, or why nothing was, in words.
+        encoded: distinct texts encoded in this run; `cached`: those found on disk.
+    """
+
+    vectors: Floats | None
+    note: str
+    encoded: int = 0
+    cached: int = 0
+
+
+def encode_items(
+    items: pl.DataFrame,
+    config: EncoderConfig,
+    *,
+    template: str = "",
+    cache_dir: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> ItemVectors:
+    """Encode each item's text; texts encoded once are found in the cache.
+
+    Args:
+        template: such as "{title}. {description}"; empty: made from the text columns there are.
+        progress: called with (texts done, texts to do).
+    Raises:
+        ConfigError: if the template or the encoder's settings do not fit.
+        EncoderError: if the model cannot be found, or its service does not answer.
+    """
+    if config.encoder == NO_ENCODER:
+        return ItemVectors(None, "no encoder wanted: heads work without texts' vectors")
+    template = template or _fitting(items)
+    if not template:
+        return ItemVectors(None, "the items have no text column: nothing to encode")
+    texts = item_texts(items, template)
+    encoder = open_encoder(config, cache_dir=cache_dir / "vectors")
+    if not isinstance(encoder, CachedEncoder):
+        raise ConfigError("the encoder was opened without its cache")
+    vectors = encoder.encode(texts, progress=progress)
+    log.info("encoded=%d cached=%d encoder=%s", encoder.misses, encoder.hits, encoder.name)
+    note = f"{encoder.name} reads {template}"
+    return ItemVectors(vectors, note, encoder.misses, encoder.hits)
+
+
+def with_vectors(data: Dataset, found: ItemVectors) -> Dataset:
+    """The data with these vectors, or unchanged where there are none."""
+    return data if found.vectors is None else data.with_vectors(found.vectors)
+
+
+def task_with_vectors(task: Task, found: ItemVectors) -> Task:
+    """The same for both sides of a task, whose catalogue is one."""
+    split = task.split
+    train = with_vectors(split.train, found)
+    cases = replace(split.cases, data=with_vectors(split.cases.data, found))
+    return replace(task, split=replace(split, train=train, cases=cases))
+
+
+def _fitting(items: pl.DataFrame) -> str:
+    try:
+        return fitting_template(items.columns)
+    except ConfigError:
+        return ""  # no text column is a fact about the data here, and is told as such
