@@ -1,6 +1,6 @@
 """The blend: head weights w = θφ, fitted so that held-out targets come out on top."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +90,9 @@ def pick_candidates(
 def fit_theta(candidates: Candidates, config: BlendConfig) -> NDArray[np.float64]:
     """θ (n_heads, n_features) minimising the mean softmax cross-entropy; convex.
 
+    Of several targets each is set against all items that are not targets, and they share the
+    case's weight of 1.
+
     Source: multinomial logit, McFadden 1974; importance weights for the drawn part, Bengio and
         Senécal 2008.
     """
@@ -103,6 +106,7 @@ def fit_theta(candidates: Candidates, config: BlendConfig) -> NDArray[np.float64
         return even
     pull = np.full((n_heads, n_features), config.l2)
     pull[:, 0] = config.l2_bias
+    hit = target > 0
     wanted = np.einsum("cwh,cw->ch", z, target)  # mean z of the targets
 
     def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -110,19 +114,40 @@ def fit_theta(candidates: Candidates, config: BlendConfig) -> NDArray[np.float64
         w = (phi @ theta.T).astype(np.float32)
         scores = np.matmul(z, w[:, :, None])[:, :, 0] + log_weight
         top = scores.max(axis=1, keepdims=True)
-        p = np.exp(scores - top)
-        total = p.sum(axis=1, keepdims=True)
-        p /= total
+        mass = np.exp(scores - top)
+        others = np.where(hit, 0.0, mass)
+        rest = others.sum(axis=1, keepdims=True)  # the targets of a case do not compete
+        both = np.where(hit, mass + rest, 1.0)
+        p = target * (mass / both)  # 0 off the targets
+        p += others * (target / both).sum(axis=1, keepdims=True)
         expected = np.matmul(p[:, None, :], z)[:, 0]
-        value = float((top[:, 0] + np.log(total[:, 0])).sum() - (w * wanted).sum())
+        value = (target * np.log(both)).sum() + top.sum() - (w * wanted).sum()
         gradient = (expected - wanted).T.astype(np.float64) @ phi
         off = theta - even
-        return value + 0.5 * float((pull * off**2).sum()), (gradient + pull * off).ravel()
+        return float(value) + 0.5 * float((pull * off**2).sum()), (gradient + pull * off).ravel()
 
     found = optimize.minimize(
         loss, even.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 150, "ftol": 1e-7}
     )
     return np.asarray(found.x, np.float64).reshape(n_heads, n_features)
+
+
+def with_newcomers(
+    theta: NDArray[np.float64], column: int, candidates: Candidates, config: BlendConfig
+) -> NDArray[np.float64]:
+    """θ with weights of their own for users without history; for all others it stays as it is.
+
+    Held-out cases have a history, and beside the other heads popularity may weigh below 0: right
+    for them, and the reverse of what a newcomer needs, for whom it is all there is.
+
+    Args:
+        column: the feature that is 1 for an empty history, else 0.
+        candidates: cases without history.
+    """
+    alone = replace(candidates, phi=np.ones((len(candidates.z), 1)))
+    theta = theta.copy()
+    theta[:, column] = fit_theta(alone, config)[:, 0] - theta[:, 0]
+    return theta
 
 
 def _top(scores: Floats, n: int) -> NDArray[np.int64]:

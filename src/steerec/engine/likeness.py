@@ -11,6 +11,9 @@ from steerec.engine.panel import Panel
 from steerec.errors import DataError
 from steerec.heads.contract import best
 
+# One event alone scores below what the curves were fitted on, where they are flat. A history that
+# repeats the item has the weight of a real one, so that the curves can tell its neighbours apart.
+ECHO = 20
 ITEM_HEADS = ("transitions", "autoregressive", "ease", "item_knn", "content")
 
 
@@ -23,7 +26,7 @@ class Likeness:
     def items(self, item_idx: int, n: int, now: float) -> list[tuple[int, float]]:
         """At most `n` other items, each with the mean z of the item-to-item heads.
 
-        The heads are asked with a history of this one item; a head that does not know it has no
+        The heads are asked with a history of this item alone; a head that does not know it has no
         say, so an item without events is compared by content alone. Empty if no head knows it.
 
         Raises:
@@ -36,16 +39,16 @@ class Likeness:
                 f"the model's heads {list(model.heads)} cannot compare items: "
                 f"fit one of {', '.join(ITEM_HEADS)}"
             )
-        started = self.panel.start(History.of([item_idx]))
+        started = self.panel.start(History.of([item_idx] * ECHO))
         states = {name: started[name] for name in names if name in started}
         raw = self.panel.score(states, None, now)
-        one = np.array([1])
+        length = np.array([ECHO])
         total, told = np.zeros(model.data.n_items), 0
         known = np.zeros(model.data.n_items, bool)
         for name, scores in raw.items():
             here = np.isfinite(scores)
             if here.any():
-                total += model.calibrations[name](scores[None], one)[0]
+                total += model.calibrations[name](scores[None], length)[0]
                 known |= here
                 told += 1
         known[item_idx] = False

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
@@ -13,9 +13,15 @@ from numpy.typing import NDArray
 from steerec.contracts import Floats, History, Indices, Strategy, Times
 from steerec.data.dataset import Dataset
 from steerec.data.split import Cases, Split, leave_last_out, split_baskets, split_by_time
-from steerec.engine.blend import BlendConfig, Candidates, fit_theta, pick_candidates
+from steerec.engine.blend import (
+    BlendConfig,
+    Candidates,
+    fit_theta,
+    pick_candidates,
+    with_newcomers,
+)
 from steerec.engine.calibrate import Calibration, CalibrationConfig, Sample, fit_calibration
-from steerec.engine.phi import Phi, PhiConfig
+from steerec.engine.phi import NO_HISTORY, Phi, PhiConfig
 from steerec.errors import ConfigError, DataError
 from steerec.heads import HEADS, load_head
 from steerec.heads.contract import Head
@@ -23,6 +29,7 @@ from steerec.heads.contract import Head
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]  # what is done, steps done, steps in all
+MOST_NEWCOMERS = 1_000  # cases without history that the weights for newcomers are fitted on
 BATCH_BYTES = 256_000_000  # scores of all heads held at once
 
 
@@ -161,12 +168,15 @@ def fit(
     began = time.perf_counter()
     phi = Phi.fit(split.train, config.phi)
     calibrations, candidates = _learn_from(cases, early, phi, repeats, config, rng)
+    newcomers = _newcomers(cases, rng.spawn(1)[0])
+    strange = _candidates(newcomers, early, calibrations, phi, repeats, config, rng.spawn(1)[0])
     seconds["calibrate"] = time.perf_counter() - began
     tell("fit the blend", len(config.heads) + 1, steps)
     began = time.perf_counter()
     theta = fit_theta(candidates, config.blend)
+    theta = with_newcomers(theta, phi.names.index(NO_HISTORY), strange, config.blend)
     seconds["blend"] = time.perf_counter() - began
-    del candidates
+    del candidates, strange
     final: dict[str, Head] = {}
     for number, name in enumerate(list(early)):
         tell(f"fit {name}", len(config.heads) + 2 + number, steps)
@@ -237,6 +247,12 @@ def _fit_into(
     seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began
 
 
+def _newcomers(cases: Cases, rng: np.random.Generator) -> Cases:
+    """Some of the cases with the history taken away, as from a user never seen."""
+    some = _sample_cases(cases, MOST_NEWCOMERS, rng)
+    return replace(some, stop=some.data.starts[some.user_idx])
+
+
 def _learn_from(
     cases: Cases,
     heads: Mapping[str, Head],
@@ -247,6 +263,19 @@ def _learn_from(
 ) -> tuple[dict[str, Calibration], Candidates]:
     samples = _draw_samples(cases, heads, config.calibration, repeats=repeats, rng=rng)
     calibrations = {n: fit_calibration(s, config.calibration) for n, s in samples.items()}
+    return calibrations, _candidates(cases, heads, calibrations, phi, repeats, config, rng)
+
+
+def _candidates(
+    cases: Cases,
+    heads: Mapping[str, Head],
+    calibrations: Mapping[str, Calibration],
+    phi: Phi,
+    repeats: bool,  # noqa: FBT001 - private
+    config: FitConfig,
+    rng: np.random.Generator,
+) -> Candidates:
+    """What the fit of θ reads of these cases."""
     parts: list[Candidates] = []
     width = cases.data.n_items * (len(heads) + 4)
     for start, stop in batches(len(cases), width):
@@ -265,7 +294,7 @@ def _learn_from(
         target = target_mask(cases, start, stop)
         picked = pick_candidates(z, ranked, target, config.blend, rng)
         parts.append(Candidates(*picked, phi(histories, now)))
-    return calibrations, _join(parts)
+    return _join(parts)
 
 
 def _join(parts: list[Candidates]) -> Candidates:

@@ -12,6 +12,7 @@ from steerec.errors import ConfigError
 
 DAY_S = 86_400.0
 LENGTHS = (0, 1, 3, 10, 50, 200)  # knots of the history-length hats, in events
+NO_HISTORY = "length~0"  # the one column that is on for empty histories only
 GAPS_S = (10.0, 3_600.0, DAY_S, 30 * DAY_S)  # knots of the recency hats
 
 

@@ -108,7 +108,7 @@ def _returned(history: History, item_idx: int, now: float) -> str:
 
 def _without_events(head: str) -> str:
     if head == "":
-        return "A pick from the catalogue: little is known of your taste yet."
+        return "A pick from the rest of the catalogue."
     if head in AFTER + BESIDE:
         return "Often taken by people after what you looked at."
     if head == "content":

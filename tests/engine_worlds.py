@@ -1,0 +1,42 @@
+"""One small fitted model for the tests of the engine, made once a run."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+
+from steerec.engine.blend import BlendConfig
+from steerec.engine.calibrate import CalibrationConfig
+from steerec.engine.model import FitConfig, fit
+from steerec.engine.recommender import Recommender
+from worlds import shop
+
+HEADS = ("trending", "repeat", "transitions", "ease", "item_knn", "als", "content")
+
+
+@cache
+def world():
+    return shop(n_users=120, n_items=60, events_each=20)
+
+
+@cache
+def model():
+    config = FitConfig(
+        heads=HEADS,
+        settings={"als": {"factors": 8, "iterations": 3, "threads": 1}},
+        calibration=CalibrationConfig(targets_per_bin=10),
+        blend=BlendConfig(top=40, drawn=40),
+    )
+    return fit(world().data, config, np.random.default_rng(0))
+
+
+def refitted():
+    """The same model fitted anew, for tests whose events its heads count."""
+    model.cache_clear()
+    fresh = model()
+    model.cache_clear()
+    return fresh
+
+
+def recommender(seed=0, **changes):
+    return Recommender(replace(model(), **changes), np.random.default_rng(seed))
