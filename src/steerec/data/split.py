@@ -160,13 +160,18 @@ def take_at(data: Dataset, positions: NDArray[np.int64]) -> Dataset:
     return replace(data, **{name: getattr(data, name)[positions] for name in columns})
 
 
+def _opens(data: Dataset) -> NDArray[np.bool_]:
+    """(n_events,): which events open a basket; users who share a number have one each."""
+    opens = np.ones(data.n_events, bool)
+    opens[1:] = (data.basket[1:] != data.basket[:-1]) | (data.user_idx[1:] != data.user_idx[:-1])
+    return opens
+
+
 def basket_core(data: Dataset, *, item_baskets: int, user_baskets: int) -> Dataset:
     """Drop items in too few baskets and users with too few, repeatedly."""
     while True:
         items = np.bincount(data.item_idx, minlength=data.n_items)
-        starts = np.ones(data.n_events, bool)  # events that open a basket
-        starts[1:] = data.basket[1:] != data.basket[:-1]
-        users = np.bincount(data.user_idx[starts], minlength=data.n_users)
+        users = np.bincount(data.user_idx[_opens(data)], minlength=data.n_users)
         keep = (items[data.item_idx] >= item_baskets) & (users[data.user_idx] >= user_baskets)
         if keep.all():
             return data
@@ -183,9 +188,7 @@ def split_baskets(data: Dataset, quantile: float, *, only_new: bool = False) -> 
     Raises:
         DataError: if no later basket belongs to a user with an earlier one.
     """
-    opens = np.ones(data.n_events, bool)
-    opens[1:] = data.basket[1:] != data.basket[:-1]
-    start = np.flatnonzero(opens)
+    start = np.flatnonzero(_opens(data))
     stop = np.append(start[1:], data.n_events)
     basket_time = np.minimum.reduceat(data.time, start)
     early = basket_time <= np.quantile(basket_time, quantile)

@@ -354,6 +354,11 @@ def peak_rss_mib() -> float:
     """Most memory this process has held so far."""
     import psutil
 
+    # Linux counts a parent's memory into ru_maxrss of what it starts; VmHWM is our own.
+    status = Path("/proc/self/status")
+    if status.exists():
+        words = status.read_text("ascii", "replace").partition("VmHWM:")[2].split()
+        return float(words[0]) / 2**10
     info = psutil.Process().memory_info()
     try:
         import resource
