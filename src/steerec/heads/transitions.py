@@ -109,8 +109,7 @@ class Transitions(HistoryHead):
                 self.out[earlier] += faded[place]
         self._fresh = None
         if len(self._live) >= MERGE:
-            self.counts = self.counts + self._live_counts()
-            self._live = []
+            self._merge()
 
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: roughly the chance to follow; NaN for items and users without events."""
@@ -141,11 +140,18 @@ class Transitions(HistoryHead):
             ).tocsr()
         return self._fresh
 
+    def _merge(self) -> None:
+        """Add the live pairs to the counts; dense counts stay an array, in their place."""
+        if self._live and sparse.issparse(self.counts):
+            self.counts = self.counts + self._live_counts()
+        elif self._live:
+            row, col, weight = zip(*self._live, strict=True)
+            np.add.at(self.counts, (np.array(row), np.array(col)), np.array(weight, np.float32))
+        self._live, self._fresh = [], None
+
     def save(self, folder: Path) -> None:
         """See Head: live counts are merged first."""
-        if self._live:
-            self.counts = self.counts + self._live_counts()
-            self._live, self._fresh = [], None
+        self._merge()
         (folder / "config.json").write_text(json.dumps(asdict(self.config)))
         np.savez(folder / "items.npz", out=self.out, known=self.known)
         save_weights(self.counts, folder / "counts.npz")
