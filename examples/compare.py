@@ -1,9 +1,9 @@
 """Is a fit with one more head better? The same requests, paired, with intervals."""
 
+from steerec import FitConfig
 from steerec.data.sample import sample_shop
 from steerec.data.tables import Tables
 from steerec.engine.evaluate import evaluate
-from steerec.engine.model import FitConfig
 from steerec.evaluation.protocols import prepare
 
 shop = sample_shop(n_items=200, n_users=300, n_events=8_000, dirty=False)

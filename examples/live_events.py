@@ -4,11 +4,8 @@ from time import perf_counter
 
 import numpy as np
 
-from steerec.contracts import Event, Query
-from steerec.data.dataset import build_dataset
+from steerec import Event, FitConfig, Query, Recommender, build_dataset, fit
 from steerec.data.sample import YEAR_END, sample_shop
-from steerec.engine.model import FitConfig, fit
-from steerec.engine.recommender import Recommender
 
 shop = sample_shop(n_items=200, n_users=200, n_events=5_000, dirty=False)
 data = build_dataset(shop.events, shop.items, shop.users)

@@ -5,14 +5,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from steerec.contracts import Query
+from steerec import FitConfig, Query, Recommender, build_dataset, fit, read_tables
 from steerec.data.clean import clean
-from steerec.data.dataset import build_dataset
-from steerec.data.read import read_tables
 from steerec.data.rules import CleanConfig
 from steerec.data.sample import YEAR_END, sample_shop, write_csv
-from steerec.engine.model import FitConfig, fit
-from steerec.engine.recommender import Recommender
 
 with TemporaryDirectory() as name:
     folder = Path(name)

@@ -12,11 +12,10 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from steerec.contracts import Floats, History, Indices, Query, Times
-from steerec.data.dataset import Dataset, build_dataset
+from steerec import FitConfig, Query, Recommender, build_dataset, fit
+from steerec.contracts import Floats, History, Indices, Times
+from steerec.data.dataset import Dataset
 from steerec.data.sample import sample_shop
-from steerec.engine.model import FitConfig, fit
-from steerec.engine.recommender import Recommender
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead
 
