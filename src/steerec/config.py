@@ -7,6 +7,7 @@ import platform
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from steerec.data.rules import CleanConfig
 from steerec.encoders import EncoderConfig
 from steerec.engine.blend import BlendConfig
 from steerec.engine.calibrate import CalibrationConfig
-from steerec.engine.model import FitConfig, head_config
+from steerec.engine.model import FitConfig
 from steerec.engine.phi import PhiConfig
 from steerec.engine.pool import PoolConfig
 from steerec.errors import ConfigError, DataError
@@ -195,7 +196,9 @@ def head_config_class(name: str) -> type:
     Raises:
         ConfigError: if no head has the name.
     """
-    return type(head_config(name, {})[1])
+    kind = load_head(name)
+    found: type = getattr(import_module(kind.__module__), f"{kind.__name__}Config")
+    return found
 
 
 def _toml(file: Path) -> dict[str, Any]:
