@@ -222,7 +222,9 @@ def peak_rss_mib() -> float:
     """Most memory of this process; Linux counts the parent's into ru_maxrss, not into VmHWM."""
     status = Path("/proc/self/status")
     if status.exists():
-        return float(status.read_text("ascii", "replace").partition("VmHWM:")[2].split()[0]) / 2**10
+        own = status.read_text("ascii", "replace").partition("VmHWM:")[2].split()
+        if own:
+            return float(own[0]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 

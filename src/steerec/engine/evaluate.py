@@ -357,8 +357,9 @@ def peak_rss_mib() -> float:
     # Linux counts a parent's memory into ru_maxrss of what it starts; VmHWM is our own.
     status = Path("/proc/self/status")
     if status.exists():
-        words = status.read_text("ascii", "replace").partition("VmHWM:")[2].split()
-        return float(words[0]) / 2**10
+        own = status.read_text("ascii", "replace").partition("VmHWM:")[2].split()
+        if own:
+            return float(own[0]) / 2**10
     info = psutil.Process().memory_info()
     try:
         import resource
