@@ -1,0 +1,131 @@
+"""The fit of θ finds what made the choices, and few candidates stand for a whole catalogue."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import optimize
+
+from steerec.engine.blend import (
+    BlendConfig,
+    Candidates,
+    fit_theta,
+    pick_candidates,
+    with_newcomers,
+)
+from steerec.errors import ConfigError
+
+TRUE = np.array([[1.0, 0.5], [0.0, -0.8], [0.6, 0.0]])  # (heads, features)
+
+
+def choices(n_cases, n_items, seed=0, theta=TRUE):
+    """Cases whose target is drawn from the softmax of θ itself."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(n_cases, n_items, len(theta))).astype(np.float32)
+    phi = np.ones((n_cases, 2))
+    phi[:, 1] = rng.choice([-1.0, 1.0], n_cases)
+    scores = np.einsum("cwh,ch->cw", z, phi @ theta.T) + rng.gumbel(size=(n_cases, n_items))
+    target = np.zeros((n_cases, n_items), np.float32)
+    target[np.arange(n_cases), scores.argmax(axis=1)] = 1.0
+    return Candidates(z, np.zeros((n_cases, n_items), np.float32), target, phi)
+
+
+def slow_loss(flat, candidates, config):
+    """The penalised loss, case by case and target by target, in double precision."""
+    n_heads, n_features = candidates.z.shape[2], candidates.phi.shape[1]
+    theta = flat.reshape(n_heads, n_features)
+    even = np.zeros_like(theta)
+    even[:, 0] = 1 / n_heads
+    pull = np.full_like(theta, config.l2)
+    pull[:, 0] = config.l2_bias
+    total = 0.5 * float((pull * (theta - even) ** 2).sum())
+    for z, log_weight, target, phi in zip(
+        candidates.z, candidates.log_weight, candidates.target, candidates.phi, strict=True
+    ):
+        scores = z.astype(float) @ (theta @ phi) + log_weight
+        others = np.exp(scores[target == 0]).sum()
+        for at in np.flatnonzero(target):
+            total -= target[at] * (scores[at] - np.log(np.exp(scores[at]) + others))
+    return total
+
+
+def test_known_weights_are_recovered():
+    config = BlendConfig(l2=0.5, l2_bias=0.5)
+    np.testing.assert_allclose(fit_theta(choices(4_000, 40), config), TRUE, atol=0.09)
+
+
+@pytest.mark.parametrize("targets", [1, 3])
+def test_the_fit_is_the_minimum_of_the_slow_obvious_loss(targets):
+    candidates = choices(60, 12)
+    for row, target in enumerate(candidates.target):
+        more = (target.argmax() + np.arange(targets) * 2) % 12
+        candidates.target[row] = 0.0
+        candidates.target[row, more] = 1.0 / targets
+    candidates.log_weight[:, :4] = np.log(3.0)
+    candidates.log_weight[::5, -1] = np.where(candidates.target[::5, -1] > 0, 0.0, -np.inf)
+    config = BlendConfig(l2=2.0, l2_bias=1.0)
+    found = fit_theta(candidates, config).ravel()
+    slow = optimize.minimize(slow_loss, np.zeros(6), (candidates, config), method="BFGS", tol=1e-6)
+    np.testing.assert_allclose(found, slow.x, atol=5e-3)
+    assert slow_loss(found, candidates, config) == pytest.approx(slow.fun, rel=1e-5)
+    slope = optimize.approx_fprime(found, slow_loss, 1e-6, candidates, config)
+    start = optimize.approx_fprime(np.zeros(6), slow_loss, 1e-6, candidates, config)
+    assert np.abs(slope).max() < 0.02 * np.abs(start).max()
+
+
+def test_few_weighted_candidates_find_the_theta_of_the_full_softmax():
+    full = choices(1_500, 300, seed=1)
+    config = BlendConfig(top=20, top_head=5, drawn=30)
+    z = np.moveaxis(full.z, 2, 0)
+    ranked = np.ones(full.target.shape, bool)
+    picked = pick_candidates(z, ranked, full.target > 0, config, np.random.default_rng(0))
+    assert picked[0].shape[1] < 70
+    few = fit_theta(Candidates(*picked, full.phi), config)
+    np.testing.assert_allclose(few, fit_theta(full, config), atol=0.05)
+    unweighted = Candidates(picked[0], np.minimum(picked[1], 0.0), picked[2], full.phi)
+    assert np.abs(fit_theta(unweighted, config) - fit_theta(full, config)).max() > 0.1
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 999), n_items=st.integers(2, 60), n_targets=st.integers(1, 3))
+def test_candidates_stand_for_exactly_the_ranked_items(seed, n_items, n_targets):
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(2, 6, n_items)).astype(np.float32)
+    ranked = rng.random((6, n_items)) < 0.7
+    ranked[:, 0] = True
+    target = np.zeros((6, n_items), bool)
+    for row in target:
+        row[rng.choice(n_items, min(n_targets, n_items), replace=False)] = True
+    config = BlendConfig(top=5, top_head=2, drawn=10)
+    _, log_weight, share = pick_candidates(z, ranked, target, config, rng)
+    stands_for = np.exp(log_weight.astype(float)).sum(axis=1)
+    drawn = (log_weight > 0).any(axis=1)
+    np.testing.assert_allclose(stands_for[drawn], ranked.sum(axis=1)[drawn], rtol=1e-5)
+    assert (stands_for <= ranked.sum(axis=1) + 1e-3).all()
+    told = (target & ranked).any(axis=1)
+    np.testing.assert_allclose(share.sum(axis=1), told.astype(float), atol=1e-6)
+    np.testing.assert_array_equal((share > 0).sum(axis=1), (target & ranked).sum(axis=1))
+
+
+def test_without_any_target_all_heads_weigh_the_same():
+    candidates = choices(5, 4)
+    candidates.target[:] = 0.0
+    expected = np.array([[1 / 3, 0.0]] * 3)
+    np.testing.assert_array_equal(fit_theta(candidates, BlendConfig()), expected)
+
+
+def test_newcomers_get_the_weights_of_their_own_cases_and_nobody_else_changes():
+    config = BlendConfig(l2=0.5, l2_bias=0.5)
+    theta = np.hstack([TRUE, np.zeros((3, 1))])  # the third feature: no history
+    alone = np.array([[-0.5, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    cold = choices(4_000, 30, seed=2, theta=alone)
+    found = with_newcomers(theta, 2, cold, config)
+    np.testing.assert_array_equal(found[:, :2], TRUE)
+    np.testing.assert_allclose(found @ [1.0, 0.0, 1.0], alone[:, 0], atol=0.09)
+    assert (theta[:, 2] == 0).all()
+
+
+def test_settings_out_of_range_are_refused():
+    for wrong in ({"max_cases": 0}, {"drawn": 0}, {"l2": 0.0}, {"l2_bias": -1.0}):
+        with pytest.raises(ConfigError, match="blend"):
+            BlendConfig(**wrong)

@@ -1,0 +1,110 @@
+"""Context features: what each column says, by hand."""
+
+import numpy as np
+import pytest
+
+from steerec.contracts import History
+from steerec.engine.phi import DAY_S, NO_HISTORY, Phi, PhiConfig
+from steerec.errors import ConfigError
+from worlds import shop
+
+PLAIN = Phi(PhiConfig(), np.zeros((10, 0), np.float32))
+NOON = 20_000 * DAY_S + DAY_S / 2
+
+
+def column(name, history, now=np.nan, phi=PLAIN, **context):
+    return phi([history], np.array([now]), **context)[0, phi.names.index(name)]
+
+
+def seen_at(*times):
+    return History(
+        np.arange(len(times), dtype=np.int32),
+        np.ones(len(times), np.float32),
+        np.array(times, np.float64),
+        np.full(len(times), -1, np.int32),
+    )
+
+
+def test_there_is_a_name_for_each_column_and_the_first_is_the_bias():
+    phi = Phi.fit(shop(n_users=20).data, PhiConfig(scenarios=("home",), devices=("tv",)))
+    row = phi([History.of([1])], np.array([np.nan]))
+    assert row.shape == (1, len(phi.names))
+    assert phi.names[0] == "bias"
+    assert row[0, 0] == 1.0
+    assert len(set(phi.names)) == len(phi.names)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 5, 10, 77, 200, 5_000])
+def test_hats_of_the_length_sum_to_one(length):
+    row = PLAIN([History.of([0] * length)], np.array([np.nan]))[0]
+    lengths = [v for n, v in zip(PLAIN.names, row, strict=True) if n.startswith("length~")]
+    assert sum(lengths) == pytest.approx(1.0)
+    assert min(lengths) >= 0
+    assert (column(NO_HISTORY, History.of([0] * length)) == 1.0) == (length == 0)
+    if length:
+        assert column(NO_HISTORY, History.of([0] * length)) == 0.0  # newcomers' column is theirs
+
+
+def test_five_events_lie_between_three_and_ten():
+    share = (np.log(6) - np.log(4)) / (np.log(11) - np.log(4))  # knots at log(1 + n)
+    assert column("length~10", History.of([0] * 5)) == pytest.approx(share)
+    assert column("length~3", History.of([0] * 5)) == pytest.approx(1 - share)
+
+
+def test_time_since_the_last_event():
+    assert column("gap~3600s", seen_at(0.0, NOON - 3_600), NOON) == pytest.approx(1.0)
+    assert column("gap~10s", seen_at(NOON), NOON) == 1.0
+    assert column("gap~10s", seen_at(NOON + 99), NOON) == 1.0  # an event from the future: just now
+    assert column("gap~2592000s", seen_at(0.0), NOON) == 1.0
+
+
+def test_unknown_times_switch_the_gap_and_the_day_off():
+    for history, now in ((History.of([1]), NOON), (seen_at(NOON), np.nan), (History.of([]), NOON)):
+        row = PLAIN([history], np.array([now]))[0]
+        gaps = [v for n, v in zip(PLAIN.names, row, strict=True) if n.startswith("gap~")]
+        assert gaps == [0.0] * 4
+    assert column("day_sin", seen_at(NOON)) == column("day_cos", seen_at(NOON)) == 0.0
+
+
+def test_the_hour_turns_once_a_day():
+    six = NOON - DAY_S / 4
+    assert column("day_sin", History.of([]), six) == pytest.approx(1.0)
+    assert column("day_cos", History.of([]), NOON) == pytest.approx(-1.0)
+
+
+def test_taste_is_the_mean_place_of_the_newest_items_shrunk():
+    places = np.array([[1.0], [3.0], [-2.0]], np.float32)
+    phi = Phi(PhiConfig(taste_dims=1), places)
+    assert column("taste0", History.of([0, 1]), phi=phi) == pytest.approx(4.0 / 5.0)
+    assert column("taste0", History.of([]), phi=phi) == 0.0
+    assert column("taste0", History.of([2, *[0] * 20]), phi=phi) == pytest.approx(20.0 / 23.0)
+
+
+def test_places_in_the_taste_space_have_variance_one_and_tell_clusters_apart():
+    world = shop(n_users=20)
+    phi = Phi.fit(world.data, PhiConfig(taste_dims=3))
+    np.testing.assert_allclose(phi.projection.mean(axis=0), 0.0, atol=1e-4)
+    np.testing.assert_allclose((phi.projection**2).mean(axis=0), 1.0, atol=1e-3)
+    centres = np.stack([phi.projection[world.cluster == c].mean(axis=0) for c in range(6)])
+    within = phi.projection - centres[world.cluster]
+    assert (within**2).mean() < 0.5
+
+
+def test_no_vectors_or_no_dimensions_mean_no_taste():
+    data = shop(n_users=20).data
+    assert Phi.fit(data, PhiConfig(taste_dims=0)).projection.shape == (data.n_items, 0)
+    blank = data.with_vectors(np.zeros_like(data.vectors))
+    assert Phi.fit(blank, PhiConfig()).projection.shape == (data.n_items, 0)
+
+
+def test_scenario_and_device_have_their_columns():
+    phi = Phi(PhiConfig(scenarios=("home", "cart"), devices=("tv",)), np.zeros((3, 0), np.float32))
+    assert column("scenario=cart", History.of([]), phi=phi, scenario="cart") == 1.0
+    assert column("scenario=home", History.of([]), phi=phi, scenario="cart") == 0.0
+    assert column("device=tv", History.of([]), phi=phi, device="tv") == 1.0
+    assert column("device=tv", History.of([]), phi=phi, device="phone") == 0.0
+
+
+def test_negative_dimensions_are_refused():
+    with pytest.raises(ConfigError, match="taste_dims"):
+        PhiConfig(taste_dims=-1)
