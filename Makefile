@@ -56,4 +56,4 @@ wheel: install-dev
 	$(BIN)/python -m build --wheel --no-isolation --outdir $(DIST) .
 
 clean:
-	rm -rf dist build out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf dist build out steerec-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -98,6 +98,17 @@ def test_both_readmes_show_the_same_commands():
     assert shown[0] == shown[1] != []
 
 
+@pytest.mark.parametrize("page", [README, CHINESE], ids=ids([README, CHINESE]))
+def test_the_map_of_the_house_is_complete(page):
+    (tree,) = [b.text for b in blocks(page, "text") if b.text.startswith("src/steerec/")]
+    first, *lines = tree.splitlines()
+    inside = {line.split()[0].rstrip("/") for line in lines if line.startswith("  ")}
+    beside = [word for line in lines if not line.startswith(" ") for word in line.split()]
+    quiet = {"__init__.py", "version.py", "py.typed", "__pycache__"}
+    assert inside == {p.name for p in (ROOT / first).iterdir()} - quiet
+    assert [w for w in beside if w.endswith((".toml", "/")) and not (ROOT / w).exists()] == []
+
+
 def our_texts():
     loose = [p for p in ROOT.iterdir() if p.is_file()]
     nested = [p for name in OURS for p in (ROOT / name).rglob("*")]

@@ -16,7 +16,7 @@ ROWS = (
     ("engine",),
     ("config",),
     ("service", "dashboard"),
-    ("cli", "demo"),
+    ("cli",),
     ("__init__", "__main__"),
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
