@@ -140,7 +140,7 @@ def store(file_name: str, result: dict[str, Any]) -> None:
     """Write one result; only figures, nothing of the data."""
     result["finished"] = time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime())
     RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=True)
+    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
     (RESULTS / file_name).write_text(text + "\n", "utf-8")
     print(f"stored results/{file_name}", flush=True)
 
