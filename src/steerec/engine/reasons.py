@@ -16,7 +16,8 @@ DAY_S = 86_400.0
 AFTER = ("transitions", "autoregressive")
 BESIDE = ("ease", "item_knn")
 ALIKE = ("user_knn", "als")
-ASKED = 2  # heads asked for events, those with the largest shares: asking costs time
+ASKED = 2  # heads asked for events, those with the largest shares: asking costs time,
+SLOW = ("als",)  # and these solve a system for each item
 MOST_EVENTS = 3
 
 
@@ -36,7 +37,7 @@ class Reasons:
     catalogue: Catalogue
 
     def of(self, person: Person, item_idx: int, sources: Mapping[str, float], now: float) -> Reason:
-        """The reason of one item.
+        """The reason of one item; the two heads that spoke strongest are asked for events.
 
         Args:
             sources: head name → its share w_k z_k of the item's score, in nats.
@@ -44,7 +45,7 @@ class Reasons:
         spoke = sorted((n for n in sources if sources[n] > 0), key=lambda n: -sources[n])
         events = np.zeros(len(person.history))
         anchor: int | None = None
-        for name in spoke[:ASKED]:
+        for name in [n for n in spoke if n not in SLOW][:ASKED]:
             shares = self._shares(name, person, item_idx)
             events += sources[name] * shares
             if name == spoke[0] and shares.any():

@@ -15,6 +15,7 @@ from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead
 from steerec.heads.histories import blank, check_query, decayed, recency_query
 from steerec.heads.lexical import Lexical, LexicalConfig, item_texts
+from steerec.heads.linear import column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +97,10 @@ class Content(HistoryHead):
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head: each event's share of the score, exact (the score is their sum)."""
         asked, faded = decayed(state, decay=self.config.decay, last=self.config.last)
-        total = float(abs(self._unscaled([state])).sum())
         shares = np.zeros(len(asked), np.float32)
         inside = np.flatnonzero((asked >= 0) & (asked < self.n_items))
         inside = inside[self._known[asked[inside]]]
+        total = float(np.abs(np.bincount(asked[inside], faded[inside])).sum())  # as the query's
         if total > 0:
             shares[inside] = faded[inside] * self._likeness(asked[inside], item_idx) / total
         return np.concatenate([np.zeros(len(state) - len(asked), np.float32), shares])
@@ -131,7 +132,7 @@ class Content(HistoryHead):
         """(len(asked),) likeness of one item to each of the items asked with."""
         likeness: Floats = self.vectors[asked] @ self.vectors[item_idx]
         if self.lexical is not None:
-            words = np.asarray(self.lexical.alike[asked][:, [item_idx]].todense()).ravel()
+            words = column(self.lexical.alike, asked, item_idx)
             likeness += np.float32(self.config.lexical_weight) * words
         return likeness
 

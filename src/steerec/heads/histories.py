@@ -64,11 +64,23 @@ def recency_query(
     inside = (cols >= 0) & (cols < n_items)
     if known is not None:
         inside[inside] = known[cols[inside]]
+    if len(pairs) == 1:
+        return _one_row(cols[inside], faded[inside], n_items)
     query = sparse.coo_matrix(
         (faded[inside], (rows[inside], cols[inside])), shape=(len(pairs), n_items)
     ).tocsr()  # duplicates add up
     query.eliminate_zeros()
     return query
+
+
+def _one_row(cols: Indices, weights: Floats, n_items: int) -> sparse.csr_matrix:
+    """What a query of one state comes to: a request's path, several times as fast as by COO."""
+    unique, place = np.unique(cols, return_inverse=True)
+    total = np.zeros(len(unique), np.float32)
+    np.add.at(total, place, weights)  # in the order of events and in float32, as SciPy adds
+    kept = total != 0
+    pointers = np.array([0, np.count_nonzero(kept)], np.int32)
+    return sparse.csr_matrix((total[kept], unique[kept], pointers), shape=(1, n_items))
 
 
 def blank(scores: Floats, query: sparse.csr_matrix) -> Floats:

@@ -23,6 +23,7 @@ from steerec.heads.histories import (
     stretches,
     strongest,
 )
+from steerec.heads.linear import column
 
 BLOCK_ENTRIES = 16_000_000  # most co-occurrence counts held at once; bounds memory in the fit
 
@@ -101,8 +102,7 @@ class ItemKnn(HistoryHead):
         asked, faded = decayed(state, decay=self.config.decay, last=self.config.last)
         inside = (asked >= 0) & (asked < self.n_items)
         shares = np.zeros(len(asked), np.float32)
-        similar = self.similarity[asked[inside]][:, [item_idx]]
-        shares[inside] = faded[inside] * similar.toarray().ravel()
+        shares[inside] = faded[inside] * column(self.similarity, asked[inside], item_idx)
         return np.concatenate([np.zeros(len(state) - len(asked), np.float32), shares])
 
     def save(self, folder: Path) -> None:

@@ -33,9 +33,16 @@ def _ask_one(query: sparse.csr_matrix, weights: Weights, items: Indices) -> Floa
 
 def column(weights: Weights, rows: Indices, item_idx: int) -> Floats:
     """(n_rows,) float32: the weight of each row's item for one item."""
-    if sparse.issparse(weights):
-        return np.asarray(weights[rows][:, [item_idx]].toarray(), np.float32).ravel()
-    return np.asarray(weights[rows, item_idx], np.float32)
+    if not sparse.issparse(weights):
+        return np.asarray(weights[rows, item_idx], np.float32)
+    weights.sort_indices()  # once: free where they are sorted already
+    found = np.zeros(len(rows), np.float32)
+    for place, row in enumerate(rows):  # SciPy's own slicing takes some ten times as long
+        start, stop = weights.indptr[row], weights.indptr[row + 1]
+        at = start + np.searchsorted(weights.indices[start:stop], item_idx)
+        if at < stop and weights.indices[at] == item_idx:
+            found[place] = weights.data[at]
+    return found
 
 
 def save_weights(weights: Weights, path: Path) -> None:
