@@ -50,7 +50,7 @@ class Deployment(BaseSettings):
         env_prefix="STEEREC_", env_ignore_empty=True, frozen=True, extra="ignore"
     )
     data_dir: Path | None = None  # folder in which data sets are looked for by name
-    cache_dir: Path | None = None  # folder of vectors and downloads; None: the user's cache folder
+    cache_dir: Path | None = None  # folder of vectors and downloads; not set: the user's cache
 
     @classmethod
     def settings_customise_sources(
