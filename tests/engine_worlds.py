@@ -19,8 +19,8 @@ def world():
     return shop(n_users=120, n_items=60, events_each=20)
 
 
-@cache
-def model():
+def refitted():
+    """A model of its own, for tests whose events its heads count."""
     config = FitConfig(
         heads=HEADS,
         settings={"als": {"factors": 8, "iterations": 3, "threads": 1}},
@@ -30,12 +30,10 @@ def model():
     return fit(world().data, config, np.random.default_rng(0))
 
 
-def refitted():
-    """The same model fitted anew, for tests whose events its heads count."""
-    model.cache_clear()
-    fresh = model()
-    model.cache_clear()
-    return fresh
+@cache
+def model():
+    """The one that all other tests share."""
+    return refitted()
 
 
 def recommender(seed=0, **changes):

@@ -203,3 +203,15 @@ def test_live_counts_of_the_heads_are_saved_and_the_recommender_goes_on(tmp_path
             np.testing.assert_allclose(
                 [c.score for c in after.items], [c.score for c in before.items], atol=1e-4
             )
+
+
+def test_learning_after_loading_never_changes_the_files(copy):
+    r = Recommender(load_snapshot(copy), np.random.default_rng(0))
+    for _ in range(3):
+        r.learn(Event("new", "i0001", timestamp=world().now))
+        r.learn(Event("new", "i0030", timestamp=world().now))
+    save_snapshot(r.model, copy.parent / "other")  # merges the live counts
+    assert (
+        Recommender(load_snapshot(copy), np.random.default_rng(0)).recommend_many(QUERIES)
+        == slates()
+    )
