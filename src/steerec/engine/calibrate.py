@@ -84,6 +84,7 @@ class Sample:
 
     Attributes:
         target: (n_targets,) float32 scores of the targets; `target_length` their history lengths.
+        share: (n_targets,) float64, what a target counts: the targets of a case share 1.
         item: (n_drawn, n_items) float32 scores of whole catalogues; NaN where not ranked.
         item_length: (n_drawn,) history lengths of those cases.
         ranked: (n_drawn,) how many items each of those cases ranks.
@@ -91,6 +92,7 @@ class Sample:
 
     target: Floats
     target_length: NDArray[np.int64]
+    share: NDArray[np.float64]
     item: Floats
     item_length: NDArray[np.int64]
     ranked: NDArray[np.int64]
@@ -101,36 +103,43 @@ def fit_calibration(sample: Sample, config: CalibrationConfig) -> Calibration:
     buckets = len(config.lengths) + 1
     target_bucket = np.searchsorted(config.lengths, sample.target_length)
     item_bucket = np.searchsorted(config.lengths, sample.item_length)
-    everything = _fit_curve(sample.target, sample.item, int(sample.ranked.sum()), config)
+    all_targets = np.ones(len(sample.target), bool)
+    everything = _fit_curve(sample, all_targets, np.ones(len(sample.item), bool), config)
     curves = []
     for number in range(buckets):
         targets, rows = target_bucket == number, item_bucket == number
         if targets.sum() < 10 * config.targets_per_bin or rows.sum() < 20:
             curves.append(everything)
             continue
-        ranked = int(sample.ranked[rows].sum())
-        curves.append(_fit_curve(sample.target[targets], sample.item[rows], ranked, config))
+        curves.append(_fit_curve(sample, targets, rows, config))
     return Calibration(config.lengths, tuple(curves))
 
 
-def _fit_curve(target: Floats, item: Floats, ranked: int, config: CalibrationConfig) -> Curve:
+def _fit_curve(
+    sample: Sample, targets: NDArray[np.bool_], rows: NDArray[np.bool_], config: CalibrationConfig
+) -> Curve:
     """Log of (share of the targets) / (share of the items) in each step of the score."""
-    known = target[np.isfinite(target)]
-    background = item[np.isfinite(item)]
-    if len(known) < config.targets_per_bin or len(background) == 0:
+    target, share = sample.target[targets], sample.share[targets]
+    known = np.isfinite(target)
+    background = sample.item[rows]
+    background = background[np.isfinite(background)]
+    if known.sum() < config.targets_per_bin or len(background) == 0:
         return Curve(1.0, np.zeros(1), np.zeros(1))
-    scale = max(float(np.quantile(np.abs(known), 0.1)), 1e-6)
-    x, others = np.arcsinh(known / scale), np.arcsinh(background / scale)
+    scale = max(float(np.quantile(np.abs(target[known]), 0.1)), 1e-6)
+    x, others = np.arcsinh(target[known] / scale), np.arcsinh(background / scale)
     n_bins = int(np.clip(len(x) // config.targets_per_bin, 1, config.max_bins))
     edges: NDArray[np.float64] = np.unique(np.quantile(x, np.arange(1, n_bins) / n_bins))
-    hits = np.bincount(np.searchsorted(edges, x, side="right"), minlength=len(edges) + 1)
-    place = np.searchsorted(edges, others, side="right")
-    items = np.bincount(place, minlength=len(edges) + 1)
-    centre = np.bincount(place, others, len(edges) + 1) / np.maximum(items, 1)
-    sums = np.bincount(np.searchsorted(edges, x, side="right"), x, len(edges) + 1)
-    centre = np.where(hits > 0, sums / np.maximum(hits, 1), centre)
+    place, steps = np.searchsorted(edges, x, side="right"), len(edges) + 1
+    hits = np.bincount(place, share[known] / share.mean(), steps)
+    around = np.searchsorted(edges, others, side="right")
+    items = np.bincount(around, minlength=steps)
+    centre = np.bincount(place, x, steps) / np.maximum(np.bincount(place, minlength=steps), 1)
+    centre = np.where(hits > 0, centre, np.bincount(around, others, steps) / np.maximum(items, 1))
+    ranked = int(sample.ranked[rows].sum())
     lift = np.log((hits + 0.5) / (len(target) + 1)) - np.log((items + 0.5) / (ranked + 1))
-    return _rising(scale, np.asarray(centre, np.float64), lift, (hits + 1).astype(np.float64))
+    return _rising(
+        scale, np.asarray(centre, np.float64), np.asarray(lift), (hits + 1.0).astype(np.float64)
+    )
 
 
 def _rising(

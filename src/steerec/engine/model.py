@@ -212,8 +212,12 @@ def _sample_cases(cases: Cases, most: int, rng: np.random.Generator) -> Cases:
     return cases.take(np.sort(rng.choice(len(cases), most, replace=False)))
 
 
-def head_config(name: str, settings: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The head's class and its settings object.
+def head_config(name: str, settings: Mapping[str, Any], *, baskets: bool = False) -> Any:
+    """The settings object of a head.
+
+    Args:
+        baskets: whether the data comes in baskets: then a head's settings for baskets (its
+            FOR_BASKETS) are the defaults.
 
     Raises:
         ConfigError: if a setting is unknown or out of range.
@@ -225,7 +229,8 @@ def head_config(name: str, settings: Mapping[str, Any]) -> tuple[Any, Any]:
         known = ", ".join(config_kind.__dataclass_fields__)
         raise ConfigError(f"{name} has no setting {sorted(unknown)}; it has: {known}")
     fixed = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-    return kind, config_kind(**fixed)
+    defaults = getattr(config_kind, "FOR_BASKETS", {}) if baskets else {}
+    return config_kind(**{**defaults, **fixed})
 
 
 def _fit_into(
@@ -237,7 +242,9 @@ def _fit_into(
     seconds: dict[str, float],
 ) -> None:
     """Fit one head; one that these data cannot teach is left out, and that is logged."""
-    kind, head_settings = head_config(name, config.settings.get(name, {}))
+    kind = load_head(name)
+    settings = config.settings.get(name, {})
+    head_settings = head_config(name, settings, baskets=data.has_baskets)
     began = time.perf_counter()
     try:
         heads[name] = kind.fit(data, head_settings, rng)
@@ -343,6 +350,7 @@ def _draw_samples(
         samples[name] = Sample(
             np.concatenate(target),
             np.repeat(length, sizes),
+            np.repeat(1 / np.maximum(sizes, 1), sizes),
             np.concatenate(item),
             length[drawn],
             np.concatenate(ranked_counts),

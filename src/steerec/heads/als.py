@@ -1,10 +1,10 @@
 """Weighted matrix factorisation; users are folded in exactly from any history."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +29,17 @@ from steerec.heads.histories import (
 class AlsConfig:
     """Settings of `Als`."""
 
-    factors: int = 128  # numbers per item
+    FOR_BASKETS: ClassVar[Mapping[str, Any]] = {
+        "alpha": 1.0,
+        "decay": 0.9,
+        "length": 0,
+        "factors": 128,
+    }
+
+    factors: int = 64  # numbers per item
     l2: float = 1.0  # regularisation
     alpha: float = 20.0  # confidence of an event over that of a missing one
-    iterations: int = 10  # rounds of alternating least squares
+    iterations: int = 6  # rounds of alternating least squares
     decay: float = 0.6  # confidence of an event of the query against the one after it
     last: int = 20  # newest events asked with
     length: int = 20  # a stretch of so many events trains as one user; 0: the whole history
@@ -147,6 +154,9 @@ class Als(HistoryHead):
         cut = np.s_[query.indptr[row] : query.indptr[row + 1]]
         items, weights = query.indices[cut], query.data[cut]
         wanted = self.config.alpha * weights
+        if len(items) > self.factors.shape[1]:
+            system = self._system(items, weights).astype(np.float32)
+            return np.linalg.solve(system, wanted @ self.factors[items])
         spread = self._spread[items]
         inner = np.abs(wanted)[:, None] * (self.factors[items] @ spread.T)
         inner[np.diag_indices(len(items))] += 1.0

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -27,9 +27,11 @@ log = logging.getLogger(__name__)
 class AutoregressiveConfig:
     """Settings of `Autoregressive`."""
 
-    decays: tuple[float, ...] = (0.4, 0.8, 0.95)  # one copy of the past for each, fast to slow
+    FOR_BASKETS: ClassVar[Mapping[str, Any]] = {"decays": (0.5, 0.95), "l2": 15.0}
+
+    decays: tuple[float, ...] = (0.4, 0.9)  # one copy of the past for each, fast to slow
     short_decays: tuple[float, ...] = (0.8,)  # used instead where `decays` would pass `max_size`
-    l2: float = 1.5  # pull of all weights towards 0, in mean counts of an item
+    l2: float = 1.0  # pull of all weights towards 0, in mean counts of an item
     cut: float = 0.02  # pairs that weigh less than this are not counted
     last: int = 80  # newest events asked with
     max_size: int = 13_000  # scales x items: memory is 8 bytes x its square, time its cube

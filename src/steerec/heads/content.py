@@ -1,10 +1,10 @@
 """Likeness of texts: whitened encoder vectors, with BM25 beside them; serves items never seen."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy import sparse
@@ -21,6 +21,8 @@ from steerec.heads.linear import column
 @dataclass(frozen=True, kw_only=True)
 class ContentConfig:
     """Settings of `Content`."""
+
+    FOR_BASKETS: ClassVar[Mapping[str, Any]] = {"decay": 0.9}
 
     dims: int = 128  # dimensions kept after whitening, at most
     decay: float = 0.6  # weight of an event of the query against the one after it

@@ -2,10 +2,10 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy import linalg, sparse
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class EaseConfig:
     """Settings of `Ease`."""
+
+    FOR_BASKETS: ClassVar[Mapping[str, Any]] = {"decay": 0.9, "l2": 100.0}
 
     l2: float = 300.0  # λ: pull of all weights towards 0
     decay: float = 0.85  # weight of an event of the query against the one after it

@@ -1,10 +1,10 @@
 """Item neighbours: items that people take near each other, asked with the newest events."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ BLOCK_ENTRIES = 16_000_000  # most co-occurrence counts held at once; bounds mem
 @dataclass(frozen=True, kw_only=True)
 class ItemKnnConfig:
     """Settings of `ItemKnn`."""
+
+    FOR_BASKETS: ClassVar[Mapping[str, Any]] = {"decay": 0.9}
 
     neighbours: int = 300  # most similar items kept for each item
     decay: float = 0.6  # weight of an event of the query against the one after it

@@ -1,10 +1,10 @@
 """User neighbours: what people took around the stretch of events most like this user's newest."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy import sparse
@@ -26,6 +26,8 @@ from steerec.heads.histories import (
 @dataclass(frozen=True, kw_only=True)
 class UserKnnConfig:
     """Settings of `UserKnn`."""
+
+    FOR_BASKETS: ClassVar[Mapping[str, Any]] = {"last": 30, "decay": 0.9, "length": 4, "step": 2}
 
     neighbours: int = 200  # most similar stretches that have a say
     decay: float = 0.7  # weight of an event of the query against the one after it
