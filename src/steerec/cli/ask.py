@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from steerec.engine.recommender import Recommender
 
 _HISTORY = 5  # newest events shown above a list
+_Filters = Annotated[
+    list[str] | None,
+    typer.Option("--filter", metavar="ATTRIBUTE=A|B", help="Only items with one of these values."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -35,12 +39,7 @@ def recommend(
     ] = "",
     n: options.Count = 10,
     exclude: Annotated[str, typer.Option(metavar="A,B", help="Item ids never to show.")] = "",
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--filter", metavar="ATTRIBUTE=A|B", help="Only items with one of these values."
-        ),
-    ] = None,
+    where: _Filters = None,
     config: options.Config = None,
     *,
     repeats: Annotated[
