@@ -31,6 +31,7 @@ PEERS = (
     "implicit-bm25",
     "implicit-als-movielens",
     "implicit-als-tutorial",
+    "implicit-als-plain",
     "lenskit-item-knn",
     "lenskit-ease",
     "lenskit-implicit-mf",

@@ -106,6 +106,14 @@ def implicit_als_tutorial(job: Job) -> Callable[[], Lists]:
     return _weighted_als(job, model, k1=100, b=0.8, times=1)
 
 
+def implicit_als_plain(job: Job) -> Callable[[], Lists]:
+    from implicit.als import AlternatingLeastSquares
+
+    model = AlternatingLeastSquares(factors=128, random_state=0)
+    model.fit(job.train, show_progress=False)
+    return lambda: _implicit_lists(model, job.history, job, recalculate_user=True)
+
+
 def _weighted_als(
     job: Job, model: Any, *, k1: float, b: float, times: float
 ) -> Callable[[], Lists]:
@@ -189,6 +197,7 @@ PEERS: dict[str, Peer] = {
     "implicit-bm25": implicit_bm25,
     "implicit-als-movielens": implicit_als_movielens,
     "implicit-als-tutorial": implicit_als_tutorial,
+    "implicit-als-plain": implicit_als_plain,
     "lenskit-item-knn": lenskit_item_knn,
     "lenskit-ease": lenskit_ease,
     "lenskit-implicit-mf": lenskit_implicit_mf,

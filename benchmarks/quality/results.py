@@ -1,0 +1,189 @@
+"""Write RESULTS.md anew from results/*.json and figures.toml; no figure is ever typed by hand."""
+
+import json
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from scenarios import SCENARIOS, Scenario
+
+HERE = Path(__file__).parent
+Row = Mapping[str, Any]
+TITLES = {
+    "loo": "P1 `loo`: leave one out",
+    "successive": "P2 `successive`: global time split, next event",
+    "basket": "P2b `basket`: global time split, next basket",
+    "stream": "P4 `stream`: test, then learn",
+}
+SECOND = {"loo": "hr@10", "successive": "hr@10", "basket": "recall@10", "stream": "recall@10"}
+BASELINES = ("popularity", "recent_popularity")
+EMPTY = "–"
+
+
+def main() -> None:
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "RESULTS.md"
+    target.write_text(page(HERE / "results"), "utf-8")
+    print(f"wrote {target.name}")
+
+
+def page(folder: Path) -> str:
+    """The whole document for the results in `folder`."""
+    figures = tomllib.loads((HERE / "figures.toml").read_text("utf-8"))
+    peers = tomllib.loads((HERE / "peers" / "peers.toml").read_text("utf-8"))
+    parts = [INTRODUCTION]
+    for protocol, title in TITLES.items():
+        parts.append(f"## {title}\n")
+        for name, scenario in SCENARIOS.items():
+            if scenario.protocol == protocol:
+                parts += section(name, scenario, folder, figures.get(name, {}), peers)
+    parts += ["## The peers' settings\n", *(_setting(row) for row in peers.values()), ""]
+    return "\n".join(parts)
+
+
+def section(name: str, scenario: Scenario, folder: Path, outside: Row, peers: Row) -> Iterable[str]:
+    """Heading, facts and table of one scenario."""
+    ours, theirs = _read(folder / f"{name}.json"), _read(folder / f"{name}.peers.json")
+    yield f"### {name}\n"
+    if ours is None and theirs is None:
+        yield f"Not run yet: `python benchmarks/quality/run.py --only {name}`\n"
+        return
+    if ours and theirs and ours["data_hash"] != theirs["data_hash"]:
+        raise SystemExit(f"{name}: peers ran on other rows ({theirs['data_hash'][:12]}); run again")
+    yield facts(scenario, ours, "steerec")
+    if scenario.peers:
+        yield facts(scenario, theirs, "peers")
+    for note in (ours or {}).get("notes", ()):
+        yield f"- note: {note}"
+    second = SECOND[scenario.protocol]
+    label = {"hr@10": "HR@10", "recall@10": "recall@10"}[second]
+    yield f"\n| model | NDCG@10 | 95 % | {label} | 95 % | fit, s | memory, MiB |"
+    yield "|---|---|---|---|---|---|---|"
+    yield from _our_rows(ours, second)
+    yield from _peer_rows(theirs, peers, second)
+    yield from _outside_rows(outside, ours, second)
+    yield ""
+    if ours and "windows" in ours:
+        yield from stream_lines(ours, outside)
+
+
+def facts(scenario: Scenario, result: Row | None, who: str) -> str:
+    """Where the figures of one side come from."""
+    if result is None:
+        return f"- {who}: not run yet"
+    start = f"{result['finished']}, load {result['load_average_before']} before"
+    return (
+        f"- {who}: {scenario.data}, track {result['track']}, {result['requests']:,} requests, "
+        f"data `{result['data_hash'][:12]}`, commit `{result['commit']}`, seed {result['seed']}, "
+        f"{result['machine']}, {result['threads']} threads, {start}"
+    )
+
+
+def stream_lines(ours: Row, outside: Row) -> Iterable[str]:
+    """Windows, rate and cost of updates of a stream, and the blend against the best head."""
+    windows, updates, results = ours["windows"], ours["updates"], ours["results"]
+    heads = [n for n in results if n not in ("blend", "blend_pooled", *BASELINES)]
+    best = max(heads, key=lambda n: results[n]["ndcg@10"])
+    ratio = results["blend"]["ndcg@10"] / results[best]["ndcg@10"]
+    rate = ours["requests"] / ours["seconds"]["evaluate"]
+    yield "| window from event | events | blend NDCG@10 | blend recall@10 | best head NDCG@10 |"
+    yield "|---|---|---|---|---|"
+    for window in windows:
+        yield (
+            f"| {window['from']:,} | {window['n']:,} | {window['blend']['ndcg@10']:.4f} "
+            f"| {window['blend']['recall@10']:.4f} | {window[best]['ndcg@10']:.4f} |"
+        )
+    goal = f" (goal {outside['goal_ratio']})" if "goal_ratio" in outside else ""
+    yield (
+        f"\nBlend over best head ({best}): {ratio:.3f}{goal}. All heads foretell and learn at "
+        f"{rate:,.0f} events/s; one update of all heads takes {updates['median_ms']:.2f} ms in "
+        f"the median (goal 1), {updates['p99_ms']:.2f} ms at p99.\n"
+    )
+
+
+def _our_rows(ours: Row | None, second: str) -> Iterable[str]:
+    if ours is None:
+        return
+    results, seconds = ours["results"], ours["fit_seconds"]
+    heads = [n for n in results if n not in ("blend", "blend_pooled", *BASELINES)]
+    heads.sort(key=lambda n: -results[n]["ndcg@10"])
+    yield _measured("**blend**", results["blend"], second, ours["seconds"]["fit"], ours)
+    if "blend_pooled" in results:
+        pooled = results["blend_pooled"]
+        yield _measured("blend, from the serving pool of 500 alone", pooled, second, None, None)
+    for name in heads:
+        yield _measured(name, results[name], second, seconds.get(name), None)
+    for name in BASELINES:
+        yield _measured(name.replace("_", " "), results[name], second, None, None)
+
+
+def _peer_rows(theirs: Row | None, peers: Row, second: str) -> Iterable[str]:
+    for key, row in sorted(
+        (theirs or {"peers": {}})["peers"].items(), key=lambda pair: -pair[1].get("ndcg@10", 0)
+    ):
+        label = f"peer: {peers[key]['name']}"
+        if "failed" in row:
+            yield f"| {label} | failed: {row['failed']} |" + f" {EMPTY} |" * 5
+        else:
+            label = f"{label} ({row['version']})"
+            yield _measured(label, row, second, row["fit"], row)
+
+
+def _outside_rows(outside: Row, ours: Row | None, second: str) -> Iterable[str]:
+    for row in outside.get("published", ()):
+        label = f"published: {row['name']} ({row['source']})"
+        yield f"| {label} | {row['ndcg@10']:.4f} | {EMPTY} | {_number(row.get(second))} |" + (
+            f" {EMPTY} |" * 3
+        )
+    for key, label in (("floor", "promised"), ("goal", "goal")):
+        if key in outside:
+            asked = outside[key]
+            reached = _reached(asked, ours)
+            yield f"| {label}{reached} | {_number(asked.get('ndcg@10'))} | {EMPTY} | " + (
+                f"{_number(asked.get(second))} |" + f" {EMPTY} |" * 3
+            )
+
+
+def _reached(asked: Row, ours: Row | None) -> str:
+    if ours is None:
+        return ""
+    blend = ours["results"]["blend"]
+    return ": reached" if all(blend[k] >= v for k, v in asked.items()) else ": not reached"
+
+
+def _measured(label: str, row: Row, second: str, fit_s: float | None, holder: Row | None) -> str:
+    low_high = [f"{low:.4f}–{high:.4f}" for low, high in (row["ci"]["ndcg@10"], row["ci"][second])]
+    memory = EMPTY if holder is None else f"{holder['peak_rss_mib']:,.0f}"
+    seconds = EMPTY if fit_s is None else f"{fit_s:,.1f}"
+    return (
+        f"| {label} | {row['ndcg@10']:.4f} | {low_high[0]} | {row[second]:.4f} | {low_high[1]} "
+        f"| {seconds} | {memory} |"
+    )
+
+
+def _setting(row: Row) -> str:
+    return f"- {row['name']}: {row['settings']}."
+
+
+def _number(value: float | None) -> str:
+    return EMPTY if value is None else f"{value:.4f}"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text("utf-8")) if path.exists() else None
+
+
+INTRODUCTION = """# How good the recommendations are
+
+Written by `benchmarks/quality/results.py` from `results/*.json` and `figures.toml`; do not edit.
+What the protocols measure is in `README.md` beside this page. All rankings are over the whole
+catalogue; intervals are 95 % from 1,000 bootstrap draws of users. Seconds and memory of the blend
+are those of `steerec evaluate` (all heads, calibration and blend; each head is fitted twice), those
+of a head are its part of the fit, and those of a peer are of its own process, imports not counted.
+Published figures were measured by their authors, not here.
+"""
+
+
+if __name__ == "__main__":
+    main()

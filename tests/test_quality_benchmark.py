@@ -1,0 +1,77 @@
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from steerec.data.split import leave_last_out, one_event_a_basket, split_baskets
+from steerec.evaluation.protocols import Task
+from worlds import shop
+
+QUALITY = Path(__file__).parent.parent / "benchmarks" / "quality"
+
+
+@pytest.fixture
+def quality(monkeypatch):
+    """Import a module of the benchmark, which is no package."""
+    monkeypatch.syspath_prepend(str(QUALITY))
+    return importlib.import_module
+
+
+def basket_task():
+    split = split_baskets(one_event_a_basket(shop(n_users=30).data), 0.7)
+    return Task("basket", "all", split, "basket", repeats=True)
+
+
+def test_an_exported_split_holds_histories_and_no_targets(quality, tmp_path):
+    task = Task("loo", "time-blind", leave_last_out(shop(n_users=30).data), "last", repeats=False)
+    quality("peers.export").export_split(task, tmp_path / "split.npz")
+    with np.load(tmp_path / "split.npz") as arrays:
+        offsets, items = arrays["history_offsets"], arrays["history_items"]
+        assert len(arrays["item_idx"]) == task.split.train.n_events
+        assert "targets" not in arrays.files
+        for case in range(len(task.split.cases)):
+            expected = task.split.cases.history(case).item_idx.tolist()
+            assert items[offsets[case] : offsets[case + 1]].tolist() == expected
+
+
+def test_a_peer_reads_who_had_what(quality, tmp_path):
+    task = basket_task()
+    quality("peers.export").export_split(task, tmp_path / "split.npz")
+    job = quality("peers.compete").Job.read(tmp_path / "split.npz")
+    assert job.repeats
+    assert (job.train != task.split.train.matrix()).nnz == 0
+    for case in range(len(task.split.cases)):
+        own = set(task.split.cases.history(case).item_idx.tolist())
+        assert set(job.history[case].indices.tolist()) == own
+
+
+def test_lists_are_measured_by_the_place_of_each_target(quality):
+    task = basket_task()
+    cases = task.split.cases
+    lists = np.full((len(cases), 10), -1, np.int32)
+    lists[:, 2] = cases.targets[cases.offsets[:-1]]  # the first target of each, in third place
+    sizes = np.diff(cases.offsets)
+    ideal = [sum(1 / np.log2(1 + j) for j in range(1, min(10, n) + 1)) for n in sizes]
+    measured = quality("run").measure_lists(lists, task, 0)
+    assert measured["ndcg@10"] == pytest.approx(np.mean(0.5 / np.array(ideal)))
+    assert measured["hr@10"] == 1.0
+    assert measured["recall@10"] == pytest.approx(np.mean(1 / np.minimum(sizes, 10)))
+
+
+def test_every_peer_has_its_settings_written_down(quality):
+    toml = quality("tomllib").loads((QUALITY / "peers" / "peers.toml").read_text("utf-8"))
+    assert set(quality("run").PEERS) == set(toml) == set(quality("peers.compete").PEERS)
+
+
+def test_results_page_is_the_one_its_results_give(quality):
+    page = quality("results").page(QUALITY / "results")
+    assert page == (QUALITY / "RESULTS.md").read_text("utf-8"), "run benchmarks/quality/results.py"
+
+
+def test_peers_of_other_rows_are_refused(quality, tmp_path):
+    for name, data_hash in (("P1-ml-1m.json", "a" * 64), ("P1-ml-1m.peers.json", "b" * 64)):
+        (tmp_path / name).write_text(json.dumps({"data_hash": data_hash}))
+    with pytest.raises(SystemExit, match="peers ran on other rows"):
+        quality("results").page(tmp_path)
