@@ -5,7 +5,7 @@ DIST ?= dist
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test check soak data format wheel install install-dev clean
+.PHONY: demo test check soak data bench format wheel install install-dev clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -41,6 +41,11 @@ soak: install-dev
 # what reads real sets from STEEREC_DATA_DIR: opt in, fails where they are missing
 data: install-dev
 	$(BIN)/python -m pytest -m data
+
+# every scenario of benchmarks/quality, from STEEREC_DATA_DIR: hours; peers get their own environment
+bench: install-dev
+	$(BIN)/python benchmarks/quality/run.py --all
+	$(BIN)/python benchmarks/quality/results.py
 
 check: install-dev
 	$(BIN)/ruff format --check .
