@@ -28,6 +28,7 @@ class _Verbs(TyperGroup):
 
 
 app = typer.Typer(
+    name="steerec",
     cls=_Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

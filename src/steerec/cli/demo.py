@@ -1,7 +1,7 @@
 """The verb demo: the main job on the built-in shop or on data of your own, told step by step."""
 
 import time
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,15 +19,19 @@ from steerec.cli.learn import (
 
 if TYPE_CHECKING:
     from steerec.config import Settings
-    from steerec.contracts import Slate
+    from steerec.contracts import Choice, Slate
     from steerec.data.dataset import Dataset
     from steerec.engine.intake import Intake
-    from steerec.engine.model import Model
+    from steerec.engine.model import FitConfig, Model
     from steerec.engine.recommender import Recommender
 
 _SHOWN = 5  # items of a list
-_EVENTS = 4  # events of a history
+_ITEMS = 4  # items of a history
 _SHOPPERS = (5, 15, 40)  # lengths of the histories looked for
+_AHEAD = 30  # places of the list from which the one more click is taken
+# What a demo can do with less of: the figures move by less than their intervals.
+_CASES = 1_500  # held-out cases behind the blend
+_ROWS = 100_000  # (step, own item) pairs behind the head `repeat`
 
 
 def register(app: typer.Typer) -> None:
@@ -55,16 +59,16 @@ def demo(
     """Import, clean, encode, learn, compare with popularity, recommend: the whole way at once."""
     began = time.perf_counter()
     settings = options.settings_of(config, encoder=encoder)
-    settings.fit_config(options.names(heads))
+    fit_config = lighter(settings.fit_config(options.names(heads)))
     what = "the built-in sample shop" if data == "sample" else data
     _step(1, f"Read and clean {what}")
     came = _take_in(data, data_dir, columns, settings)
     out.mkdir(parents=True, exist_ok=True)
     print_intake(came)
     _step(2, "Compare with popularity on events held out")
-    _compare(came, settings, options.names(heads), seed=seed, data=data, out=out)
+    _compare(came, settings, fit_config, seed=seed, data=data, out=out)
     _step(3, "Learn from all events")
-    recommender = _learn(came.data, settings, options.names(heads), seed=seed)
+    recommender = _learn(came.data, settings, fit_config, seed=seed)
     _step(4, "Three shoppers and their lists")
     shoppers = pick_shoppers(recommender.model.data)
     for user_idx in shoppers:
@@ -74,6 +78,15 @@ def demo(
     took = time.perf_counter() - began
     show.out().print(f"\nDone in {took:.0f} s. Report with plots: {out / 'report.html'}")
     show.out().print("Next, your own data: steerec import --data FOLDER --out dataset/")
+
+
+def lighter(config: "FitConfig") -> "FitConfig":
+    """The same fit from fewer held-out cases, so that a demo stays under two minutes."""
+    blend = replace(config.blend, max_cases=min(config.blend.max_cases, _CASES))
+    settings = dict(config.settings)
+    if "repeat" in config.heads:
+        settings["repeat"] = {"max_rows": _ROWS, **settings.get("repeat", {})}
+    return replace(config, blend=blend, settings=settings)
 
 
 def pick_shoppers(data: "Dataset") -> list[int]:
@@ -127,7 +140,7 @@ def _take_in(data: str, data_dir: Path | None, columns: str, settings: "Settings
 def _compare(
     came: "Intake",
     settings: "Settings",
-    heads: Sequence[str],
+    config: "FitConfig",
     *,
     seed: int,
     data: str,
@@ -139,16 +152,18 @@ def _compare(
     if came.cleaned is not None:
         came.cleaned.write_quarantine(out / QUARANTINE)
         tables = came.cleaned.tables
-    show.out().print("Measured on the cleaned events.")
+    show.out().print(
+        "Measured on the cleaned events, with lighter settings than `steerec evaluate` uses."
+    )
     task = prepare(tables, usable_protocol(tables))
-    found = measure(task, settings, settings.fit_config(tuple(heads)), seed=seed)
+    found = measure(task, settings, config, seed=seed)
     result = {"data": data, "cleaned": True, **found}
     print_result(result)
     write_result(result, out / "evaluation.json", out / "report.html")
 
 
 def _learn(
-    data: "Dataset", settings: "Settings", heads: Sequence[str], *, seed: int
+    data: "Dataset", settings: "Settings", config: "FitConfig", *, seed: int
 ) -> "Recommender":
     import numpy as np
 
@@ -157,7 +172,6 @@ def _learn(
 
     began = time.perf_counter()
     vectors = encode_showing(data.items, settings)
-    config = settings.fit_config(tuple(heads))
     model = fit_showing(with_vectors(data, vectors), config, np.random.default_rng(seed))
     took = time.perf_counter() - began
     show.out().print(
@@ -182,43 +196,60 @@ def _show_shopper(recommender: "Recommender", user_idx: int) -> None:
 
 
 def history_lines(model: "Model", user_idx: int) -> list[str]:
-    """The newest events of a user in words."""
+    """The newest items of a user in words, with what the user did with each."""
     data = model.data
-    stop = int(data.starts[user_idx + 1])
-    first = max(int(data.starts[user_idx]), stop - _EVENTS)
-    return [
-        f"  {data.kinds[data.kind[at]]:<9} "
-        + show.short(show.title_of(data, str(data.item_ids[data.item_idx[at]])))
-        for at in range(stop - 1, first - 1, -1)
+    done: dict[int, list[str]] = {}
+    for at in range(int(data.starts[user_idx + 1]) - 1, int(data.starts[user_idx]) - 1, -1):
+        kinds = done.setdefault(int(data.item_idx[at]), [])
+        kind = data.kinds[data.kind[at]]
+        if kind not in kinds:
+            kinds.insert(0, kind)
+    lines = [
+        f"  {show.short(show.title_of(data, str(data.item_ids[item])))} ({', '.join(kinds)})"
+        for item, kinds in list(done.items())[:_ITEMS]
     ]
+    more = len(done) - len(lines)
+    return [*lines, f"  and {more} more item{'s' if more > 1 else ''}"] if more > 0 else lines
 
 
 def _click(recommender: "Recommender", user_idx: int) -> None:
-    """Let a shopper click the third item of their list, and show what becomes of the list."""
-    import numpy as np
-
+    """Let a shopper turn to something new from further down, and show what becomes of the list."""
     from steerec.contracts import Event, Query
 
     data = recommender.model.data
     user_id = str(data.user_ids[user_idx])
-    query = Query(user_id=user_id, n=_SHOWN)
-    before = recommender.recommend(query)
-    if not before.items:
-        show.out().print("This shopper's list is empty: nothing to click.")
+    clicked = something_new(recommender, user_id)
+    console = show.out()
+    if clicked is None:
+        console.print("This shopper's list is empty: nothing to turn to.")
         return
-    clicked = before.items[min(2, len(before.items) - 1)].item_id
-    newest = data.history(user_idx).time[-1]
-    when = None if np.isnan(newest) else float(newest) + 60.0
+    # The item itself is open on the screen: neither list needs to show it.
+    shown = frozenset([clicked.item_id])
+    query = Query(user_id=user_id, n=_SHOWN, exclude=shown, repeats=False)
+    before = recommender.recommend(query)
+    newest = recommender.history(user_id).time[-1:]
+    when = float(newest[0]) + 60.0 if len(newest) and newest[0] == newest[0] else None
     kind = "click" if "click" in data.kinds else data.kinds[0]
     began = time.perf_counter()
-    recommender.learn(Event(user_id, clicked, kind, timestamp=when))
+    recommender.learn(Event(user_id, clicked.item_id, kind, timestamp=when))
     after = recommender.recommend(query)
     took = 1_000 * (time.perf_counter() - began)
-    console = show.out()
-    title = show.short(show.title_of(data, clicked))
-    console.print(f"{show.escape(user_id)} turns to {title}.")
+    title = show.short(show.title_of(data, clicked.item_id))
+    console.print(f"{show.escape(user_id)} turns to {title}, place {clicked.position} so far.")
+    console.print("Items new to this shopper, before and after:")
     _print_changes(data, before, after)
-    console.print(f"From the click to the new list: {took:.0f} ms.")
+    console.print(f"From the event to the new list: {took:.0f} ms.")
+
+
+def something_new(recommender: "Recommender", user_id: str) -> "Choice | None":
+    """The lowest item among the best that the user has not met yet; else the lowest."""
+    from steerec.contracts import Query
+
+    data = recommender.model.data
+    known = {str(data.item_ids[i]) for i in recommender.history(user_id).item_idx}
+    items = recommender.recommend(Query(user_id=user_id, n=_AHEAD)).items
+    fresh = [choice for choice in items if choice.item_id not in known]
+    return (fresh or list(items))[-1] if items else None
 
 
 def _print_changes(data: "Dataset", before: "Slate", after: "Slate") -> None:

@@ -146,7 +146,7 @@ def print_intake(came: "Intake") -> None:
     for line in show.mapping_lines(came.read):
         console.print(line)
     if came.cleaned is not None:
-        console.print(show.clean_table(came.cleaned.report))
+        show.print_cleaning(console, came.cleaned.report)
     data = came.data
     console.print(
         f"Clean: {data.n_events:,} events ({', '.join(data.kinds)}) of {data.n_users:,} users "

@@ -137,18 +137,28 @@ def check_track(protocol: str, track: str | None) -> None:
 
 
 def encode_showing(items: "pl.DataFrame", settings: "Settings") -> "ItemVectors":
-    """Encode the catalogue with a bar."""
-    from steerec.engine.texts import encode_items
+    """Encode the catalogue with a bar.
 
-    with show.progress() as step:
-        step("encode texts", 0, None)
-        return encode_items(
-            items,
-            settings.encoder,
-            template=settings.data.template,
-            cache_dir=settings.cache_dir,
-            progress=lambda done, total: step("encode texts", done, total),
-        )
+    Raises:
+        EncoderError: if the model cannot be found; names the way without one.
+    """
+    from steerec.engine.texts import encode_items
+    from steerec.errors import EncoderError
+
+    try:
+        with show.progress() as step:
+            step("encode texts", 0, None)
+            return encode_items(
+                items,
+                settings.encoder,
+                template=settings.data.template,
+                cache_dir=settings.cache_dir,
+                progress=lambda done, total: step("encode texts", done, total),
+            )
+    except EncoderError as e:
+        if settings.encoder.encoder not in ("text", "onnx"):
+            raise
+        raise EncoderError(f"{e}; or do without a model: --encoder hashing") from e
 
 
 def fit_showing(data: Any, config: "FitConfig", rng: "np.random.Generator") -> "Model":
@@ -276,7 +286,7 @@ def _tables(source: Any, settings: "Settings", *, clean: bool) -> "Tables":
     if not clean:
         return read.tables
     cleaned = clean_tables(read.tables, settings.clean, now=time.time())
-    show.out().print(show.clean_table(cleaned.report))
+    show.print_cleaning(show.out(), cleaned.report)
     return cleaned.tables
 
 

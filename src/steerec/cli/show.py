@@ -80,25 +80,31 @@ def mapping_lines(read: "ReadResult") -> list[str]:
     ]
 
 
-def clean_table(report: "CleanReport") -> Table:
+def print_cleaning(console: Console, report: "CleanReport") -> None:
     """What each rule did; rules that found nothing share a line."""
-    made = table("Table", "Rule", "Rows checked", "Repaired", "Rejected", "", right=(2, 3, 4))
-    quiet = []
+    made = table("Table", "Rule", "Checked", "Repaired", "Rejected", right=(2, 3, 4))
+    notes, busy = [], set()
     for rule in report.rules:
         if not (rule.repaired or rule.rejected):
-            quiet.append(f"{rule.rule} ({rule.note})" if rule.note else rule.rule)
             continue
-        counts = (rule.checked, rule.repaired, rule.rejected)
         words = rule.rule.replace("_", " ")
-        made.add_row(rule.table, words, *(f"{n:,}" for n in counts), escape(rule.note))
-    made.caption = _found_nothing(quiet)
-    made.caption_justify = "left"
-    return made
+        busy.add(rule.rule)
+        counts = (rule.checked, rule.repaired, rule.rejected)
+        made.add_row(rule.table, words, *(f"{n:,}" for n in counts))
+        if rule.note:
+            notes.append(f"  {words}: {' '.join(rule.note.split())}")
+    if busy:
+        console.print(made)
+    for note in notes:
+        console.print(escape(note))
+    quiet = [_quiet(r.rule, r.note) for r in report.rules if r.rule not in busy]
+    if quiet:
+        console.print(f"[dim]Nothing found by: {', '.join(dict.fromkeys(quiet))}.[/]")
 
 
-def _found_nothing(quiet: Sequence[str]) -> str:
-    words = ", ".join(dict.fromkeys(q.replace("_", " ") for q in quiet))
-    return f"Found nothing: {words}" if quiet else ""
+def _quiet(rule: str, note: str) -> str:
+    words = rule.replace("_", " ")
+    return escape(f"{words} ({note})" if note else words)
 
 
 def comparison_table(result: Mapping[str, Any]) -> Table:
@@ -114,7 +120,7 @@ def comparison_table(result: Mapping[str, Any]) -> Table:
         row = models[name]
         cells = [c for metric in ("ndcg@10", second) for c in _measured(row, metric)]
         style = {"blend": "bold", "popularity": "dim", "recent_popularity": "dim"}.get(name)
-        made.add_row(name_of(name).replace("_", " "), *cells, style=style)
+        made.add_row(name_of(name), *cells, style=style)
     return made
 
 

@@ -1,0 +1,101 @@
+import json
+import re
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from steerec.cli import app
+from steerec.cli.demo import changes, lighter, pick_shoppers
+from steerec.contracts import Choice, Slate
+from steerec.data.dataset import build_dataset
+from steerec.data.sample import sample_shop, write_csv
+from steerec.engine.model import FitConfig
+
+HEADS = ("trending", "transitions", "content")
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """What the demo prints on a small shop, and its folder."""
+    folder = tmp_path_factory.mktemp("demo")
+    write_csv(sample_shop(n_items=190, n_users=150, n_events=5_000), folder / "shop")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEEREC_CACHE_DIR", str(folder / "cache"))
+        patch.setenv("COLUMNS", "200")
+        patch.chdir(folder)
+        words = ["demo", "--data", "shop", "--encoder", "hashing", "--heads", ",".join(HEADS)]
+        result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    return result.stdout, folder / "steerec-demo"
+
+
+def test_the_demo_walks_all_five_steps(told):
+    out, _ = told
+    assert re.findall(r"^(\d)\. ", out, re.MULTILINE)[:1] == ["1"]
+    for title in (
+        "1. Read and clean shop",
+        "2. Compare with popularity",
+        "3. Learn from all events",
+        "4. Three shoppers",
+        "5. One more click",
+    ):
+        assert title in out
+
+
+def test_the_demo_prints_the_cleaning_report(told):
+    assert re.search(r"events +missing ids +[\d,]+ +0 +[1-9]", told[0])
+
+
+def test_the_demo_compares_with_popularity(told):
+    for name in ("blend", "popularity", *HEADS):
+        assert re.search(rf"^ ?{name} +0\.\d{{4}} +0\.\d{{4}}–0\.\d{{4}}", told[0], re.MULTILINE)
+
+
+def test_the_blend_beats_popularity_in_the_demo(told):
+    result = json.loads((told[1] / "evaluation.json").read_text("utf-8"))
+    assert result["results"]["blend"]["ndcg@10"] > 2 * result["results"]["popularity"]["ndcg@10"]
+    assert result["cleaned"] is True
+
+
+def test_the_demo_shows_three_shoppers_with_reasons(told):
+    shoppers = told[0].partition("4. Three")[2].partition("5. One")[0]
+    assert len(re.findall(r"^\S+, \d+ events, the newest first:", shoppers, re.MULTILINE)) == 3
+    assert len(re.findall(r"^ ?[1-5]  .*\S\.\s*$", shoppers, re.MULTILINE)) == 15
+
+
+def test_the_click_changes_the_list_and_is_timed(told):
+    click = told[0].partition("5. One")[2]
+    assert re.search(r"From the event to the new list: \d+ ms", click)
+    assert re.search(r"\b(new|up \d|down \d)\b", click.partition("before and after")[2])
+
+
+def test_the_demo_leaves_a_report_and_the_quarantine(told):
+    assert "How good are the" in (told[1] / "report.html").read_text("utf-8")
+    assert (told[1] / "quarantine.jsonl").read_text("utf-8")
+
+
+def test_shoppers_have_few_some_and_many_events():
+    shop = sample_shop(n_items=190, n_users=150, n_events=5_000, dirty=False)
+    data = build_dataset(shop.events, shop.items, shop.users)
+    picked = pick_shoppers(data)
+    lengths = np.diff(data.starts)
+    assert len(set(picked)) == 3
+    for user, wanted in zip(picked, (5, 15, 40), strict=True):
+        others = [n for u, n in enumerate(lengths) if u not in picked and n > 1]
+        assert abs(lengths[user] - wanted) <= min(abs(n - wanted) for n in others)
+
+
+def test_changes_tell_how_each_item_moved():
+    def slate(*ids):
+        return Slate("r", 0, tuple(Choice(i, 0.0, p, {}, "") for p, i in enumerate(ids, 1)))
+
+    moved = changes(slate("a", "b", "c"), slate("c", "b", "d", "a"))
+    assert moved == [("c", "up 2"), ("b", "stays"), ("d", "new"), ("a", "down 3")]
+
+
+def test_the_lighter_fit_keeps_what_the_user_set():
+    config = lighter(FitConfig(settings={"repeat": {"max_rows": 7, "l2": 1.0}}))
+    assert config.settings["repeat"] == {"max_rows": 7, "l2": 1.0}
+    assert config.blend.max_cases < FitConfig().blend.max_cases
+    assert lighter(FitConfig(heads=("ease",))).settings == {}
