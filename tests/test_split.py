@@ -247,3 +247,15 @@ def test_events_without_a_basket_are_refused():
     events = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": [5.0, 6.0]})
     with pytest.raises(DataError, match="needs a basket"):
         one_event_a_basket(build_dataset(events))
+
+
+def test_users_who_share_a_basket_number_have_one_each():
+    """u's last basket and v's first carry the same number, and lie side by side."""
+    rows = [("u", "a", 1.0, "p"), ("u", "b", 5.0, "s"), ("v", "b", 5.0, "s"), ("v", "a", 9.0, "q")]
+    columns = ["user_id", "item_id", "timestamp", "basket"]
+    data = one_event_a_basket(build_dataset(pl.DataFrame(rows, schema=columns, orient="row")))
+    assert basket_core(data, item_baskets=1, user_baskets=2).n_events == 4
+    cases = split_baskets(data, 0.7).cases  # T = 5.4
+    assert cases.user_idx.tolist() == [1]
+    assert cases.history(0).item_idx.tolist() == [1]
+    assert cases.targets.tolist() == [0]
