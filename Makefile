@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 DIST ?= dist
 BIN := $(VENV)/bin
+# by content, not by time: a fresh checkout of the same files installs nothing, so needs no network
+WANTED := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+INSTALLED := $(VENV)/.installed-$(WANTED)
+INSTALLED_DEV := $(VENV)/.installed-dev-$(WANTED)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
 .PHONY: demo test check soak data bench format wheel install install-dev clean
@@ -13,20 +17,20 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # torch first and alone: any other order may fetch a CUDA build of several gigabytes
-$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+$(INSTALLED): | $(BIN)/python
 	@echo "installing steerec into $(VENV) (some minutes the first time)"
 	$(PIP) "torch==2.13.0"
 	$(PIP) -e ".[offline]"
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(INSTALLED_DEV): | $(INSTALLED)
 	@echo "installing what the tests need into $(VENV)"
 	$(PIP) -e ".[offline,dev]"
 	@touch $@
 
-install: $(VENV)/.installed
+install: $(INSTALLED)
 
-install-dev: $(VENV)/.installed-dev
+install-dev: $(INSTALLED_DEV)
 
 demo: install
 	$(BIN)/steerec demo
