@@ -26,6 +26,7 @@ from steerec.evaluation.protocols import Task, prepare
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 THREADS = 2
+PEER_LIMIT_S = 2_400  # as long as our own fit may take on the largest set
 PEERS = (
     "implicit-cosine",
     "implicit-bm25",
@@ -111,9 +112,11 @@ def run_peer(python: Path, peer: str, split: Path, task: Task, seed: int) -> dic
     """One peer in its own process and environment, measured by our metrics."""
     out = split.with_name(f"{peer}.npz")
     words = [python, HERE / "peers" / "compete.py", "--peer", peer, "--split", split, "--out", out]
-    done = subprocess.run(
-        [str(w) for w in words], capture_output=True, text=True, check=False, env=child_env()
-    )
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": PEER_LIMIT_S}
+    try:
+        done = subprocess.run([str(w) for w in words], check=False, env=child_env(), **options)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"over {PEER_LIMIT_S:,} s"}
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         print(f"{peer} failed: {reason}")
