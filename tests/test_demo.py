@@ -2,14 +2,16 @@ import json
 import re
 
 import numpy as np
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
 from steerec.cli import app
-from steerec.cli.demo import changes, lighter, pick_shoppers
+from steerec.cli.demo import changes, lighter, pick_shoppers, usable_task
 from steerec.contracts import Choice, Slate
 from steerec.data.dataset import build_dataset
 from steerec.data.sample import sample_shop, write_csv
+from steerec.data.tables import Tables
 from steerec.engine.model import FitConfig
 
 HEADS = ("trending", "transitions", "content")
@@ -84,6 +86,14 @@ def test_shoppers_have_few_some_and_many_events():
     for user, wanted in zip(picked, (5, 15, 40), strict=True):
         others = [n for u, n in enumerate(lengths) if u not in picked and n > 1]
         assert abs(lengths[user] - wanted) <= min(abs(n - wanted) for n in others)
+
+
+def test_a_set_too_thin_for_a_time_split_is_measured_by_last_events(capsys):
+    # Four events each: under the five that `successive` asks for.
+    rows = [(f"u{u}", f"i{i}", 1.7e9 + 3_600.0 * i + u) for u in range(6) for i in range(4)]
+    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    assert usable_task(Tables(events)).protocol == "loo"
+    assert "No time split" in capsys.readouterr().out
 
 
 def test_changes_tell_how_each_item_moved():

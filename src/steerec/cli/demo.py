@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from steerec.config import Settings
     from steerec.contracts import Choice, Slate
     from steerec.data.dataset import Dataset
+    from steerec.data.tables import Tables
     from steerec.engine.intake import Intake
     from steerec.engine.model import FitConfig, Model
     from steerec.engine.recommender import Recommender
+    from steerec.evaluation.protocols import Task
 
 _SHOWN = 5  # items of a list
 _ITEMS = 4  # items of a history
@@ -146,8 +148,6 @@ def _compare(
     data: str,
     out: Path,
 ) -> None:
-    from steerec.evaluation.protocols import prepare, usable_protocol
-
     tables = came.read.tables
     if came.cleaned is not None:
         came.cleaned.write_quarantine(out / QUARANTINE)
@@ -155,11 +155,30 @@ def _compare(
     show.out().print(
         "Measured on the cleaned events, with lighter settings than `steerec evaluate` uses."
     )
-    task = prepare(tables, usable_protocol(tables))
+    task = usable_task(tables)
     found = measure(task, settings, config, seed=seed)
     result = {"data": data, "cleaned": True, **found}
     print_result(result)
     write_result(result, out / "evaluation.json", out / "report.html")
+
+
+def usable_task(tables: "Tables") -> "Task":
+    """A time split where the set allows one, else leave-one-out; says so when it changes its mind.
+
+    Raises:
+        DataError: if the set is too small for either.
+    """
+    from steerec.errors import DataError
+    from steerec.evaluation.protocols import prepare, usable_protocol
+
+    protocol = usable_protocol(tables)
+    try:
+        return prepare(tables, protocol)
+    except DataError as e:
+        if protocol == "loo":
+            raise
+        show.out().print(f"No time split, each user's last event instead: {show.escape(str(e))}.")
+        return prepare(tables, "loo")
 
 
 def _learn(

@@ -121,7 +121,8 @@ def evaluate(
         settings, data, data_dir, columns=columns, sides=(items, users, query)
     )
     tables = _tables(source, settings, clean=clean)
-    task = _prepared(tables, protocol, track, data)
+    # The published counts of a known set hold for its rows as they are.
+    task = _prepared(tables, protocol, track, "" if clean else data)
     result = {"data": data, "cleaned": clean, **measure(task, settings, fit_config, seed=seed)}
     print_result(result)
     write_result(result, json, report)

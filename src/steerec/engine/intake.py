@@ -71,12 +71,10 @@ def read_source(source: Source, *, progress: Progress | None = None) -> ReadResu
     if source.data == SAMPLE and not Path(SAMPLE).exists():
         shop = sample_shop()
         return ReadResult(Tables(shop.events, shop.items, shop.users), {}, (), "sample")
-    place = _place(source, progress)
-    if _is_saved(place):
-        _refuse_options(source)
-        return ReadResult(tables_of(Dataset.load(Path(place))), {}, (), "dataset")
+    if _is_saved(source.data):
+        return _as_read(_load(source))
     return read_tables(
-        place,
+        _place(source, progress),
         items=source.items,
         users=source.users,
         mapping=source.columns,
@@ -100,9 +98,10 @@ def take_in(
     Raises:
         DataError: if it cannot be read, or cleaning leaves no event.
     """
+    if _is_saved(source.data):
+        data = _load(source)
+        return Intake(data, _as_read(data), None)
     read = read_source(source, progress=progress)
-    if read.kind == "dataset":
-        return Intake(Dataset.load(Path(source.data)), read, None)
     cleaned = clean(read.tables, rules, now=now)
     return Intake(dataset_of(cleaned.tables, weights), read, cleaned)
 
@@ -166,14 +165,20 @@ def _hint_unless_found(source: Source) -> None:
         )
 
 
-def _is_saved(place: str | Path) -> bool:
-    return "://" not in str(place) and (Path(place) / SAVED).is_file()
+def _is_saved(place: str) -> bool:
+    return "://" not in place and (Path(place) / SAVED).is_file()
 
 
-def _refuse_options(source: Source) -> None:
+def _as_read(data: Dataset) -> ReadResult:
+    return ReadResult(tables_of(data), {}, (), "dataset")
+
+
+def _load(source: Source) -> Dataset:
+    """A saved dataset, which has no columns to map and no files beside it."""
     given = [n for n in ("items", "users", "query", "columns") if getattr(source, n)]
     if given:
         raise DataError(
             f"{source.data} is a saved dataset, which needs no {', '.join(given)}: leave them out, "
             "or name the files it was made from"
         )
+    return Dataset.load(Path(source.data))
