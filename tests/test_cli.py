@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from steerec.cli import app
 from steerec.cli.ask import parse_filters
+from steerec.cli.learn import in_words
 from steerec.cli.show import as_json, short
 from steerec.data.dataset import Dataset, build_dataset
 from steerec.data.read import read_tables
@@ -391,6 +392,15 @@ def test_a_long_title_is_cut_at_a_word():
     assert short("short", 25) == "short"
     assert short("x" * 30, 10) == "x" * 9 + "…"
     assert short("[bold]x", 25) == r"\[bold]x"
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [(3.0, "leads"), (1.5, "strong say"), (0.6, "some say"), (0.1, "hardly heard"),
+     (-0.1, "hardly heard"), (-2.0, "counts against")],
+)  # fmt: skip
+def test_a_weight_is_put_into_words_by_its_share(weight, words):
+    assert in_words(weight, 10.0) == words
 
 
 def test_json_has_null_where_numbers_fail():

@@ -227,7 +227,7 @@ def print_model(model: "Model", config: "FitConfig") -> None:
     made = show.table("Head", "Fit", "Weight", "New user", "In words", right=(1, 2, 3))
     for name in sorted(usual, key=lambda n: -usual[n]):
         seconds = f"{model.seconds.get(name, 0.0):.1f} s"
-        words = _say(usual[name], sum(max(w, 0.0) for w in usual.values()))
+        words = in_words(usual[name], sum(max(w, 0.0) for w in usual.values()))
         made.add_row(name, seconds, f"{usual[name]:+.2f}", f"{new[name]:+.2f}", words)
     show.out().print(made)
     for name in config.heads:
@@ -253,9 +253,10 @@ def head_weights(model: "Model") -> tuple[dict[str, float], dict[str, float]]:
     )
 
 
-def _say(weight: float, total: float) -> str:
+def in_words(weight: float, total: float) -> str:
+    """How much a head has to say, by its share of the positive weights."""
     share = weight / total if total > 0 else 0.0
-    steps = ((0.3, "leads"), (0.15, "strong say"), (0.05, "some say"), (0.0, "hardly heard"))
+    steps = ((0.3, "leads"), (0.15, "strong say"), (0.05, "some say"), (-0.05, "hardly heard"))
     return next((words for least, words in steps if share >= least), "counts against")
 
 
