@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog="Examples:\n\n"
         "steerec recommend --snapshot snapshot/ --user u00042 -n 5\n\n"
-        'steerec recommend --snapshot snapshot/ --session p00007,p00100 --filter "brand=Acme|Zenith"'
+        'steerec recommend --snapshot snapshot/ --session p00007 --filter "brand=Oskartis|Solimund"'
     )(recommend)
     app.command(epilog="Example:\n\nsteerec similar --snapshot snapshot/ --item p00007 -n 5")(
         similar
