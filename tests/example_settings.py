@@ -24,6 +24,7 @@ SHOWN = {
     "deployment.data_dir": '"/data/sets"',
     "deployment.cache_dir": '"/var/cache/steerec"',
     "fit.repeats": "true",
+    "heads.user_knn.half_life_days": "45.0",
 }
 
 

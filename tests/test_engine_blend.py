@@ -9,6 +9,7 @@ from scipy import optimize
 from steerec.engine.blend import (
     BlendConfig,
     Candidates,
+    descend,
     fit_theta,
     pick_candidates,
     with_newcomers,
@@ -64,7 +65,7 @@ def test_the_fit_is_the_minimum_of_the_slow_obvious_loss(targets):
     candidates.log_weight[:, :4] = np.log(3.0)
     candidates.log_weight[::5, -1] = np.where(candidates.target[::5, -1] > 0, 0.0, -np.inf)
     config = BlendConfig(l2=2.0, l2_bias=1.0)
-    found = fit_theta(candidates, config).ravel()
+    found = descend(candidates, config).ravel()
     slow = optimize.minimize(slow_loss, np.zeros(6), (candidates, config), method="BFGS", tol=1e-6)
     np.testing.assert_allclose(found, slow.x, atol=5e-3)
     assert slow_loss(found, candidates, config) == pytest.approx(slow.fun, rel=1e-5)
@@ -129,3 +130,20 @@ def test_settings_out_of_range_are_refused():
     for wrong in ({"max_cases": 0}, {"drawn": 0}, {"l2": 0.0}, {"l2_bias": -1.0}):
         with pytest.raises(ConfigError, match="blend"):
             BlendConfig(**wrong)
+
+
+def test_targets_out_of_reach_do_not_steer_the_list():
+    """Head 0 puts one target first; head 1 lifts ten others from the end to the middle."""
+    n_cases, width = 200, 120
+    z = np.random.default_rng(5).normal(0, 0.1, (n_cases, width, 2)).astype(np.float32)
+    target = np.zeros((n_cases, width), np.float32)
+    target[:, 0] = target[:, 100:110] = 1 / 11
+    z[:, 0, 0] += 1.5
+    z[:, 0, 1] -= 0.3
+    z[:, 40:110, 1] += 0.6
+    candidates = Candidates(
+        z, np.zeros((n_cases, width), np.float32), target, np.ones((n_cases, 1))
+    )
+    alike = descend(candidates, BlendConfig())[:, 0]
+    top_heavy = fit_theta(candidates, BlendConfig())[:, 0]
+    assert top_heavy[0] - top_heavy[1] > alike[0] - alike[1] + 0.1

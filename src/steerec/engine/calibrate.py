@@ -130,39 +130,35 @@ def _fit_curve(
     n_bins = int(np.clip(len(x) // config.targets_per_bin, 1, config.max_bins))
     edges: NDArray[np.float64] = np.unique(np.quantile(x, np.arange(1, n_bins) / n_bins))
     place, steps = np.searchsorted(edges, x, side="right"), len(edges) + 1
-    hits = np.bincount(place, share[known] / share.mean(), steps)
+    hits = np.bincount(place, share[known] / share.mean(), steps).astype(np.float64)
     around = np.searchsorted(edges, others, side="right")
     items = np.bincount(around, minlength=steps)
     centre = np.bincount(place, x, steps) / np.maximum(np.bincount(place, minlength=steps), 1)
     centre = np.where(hits > 0, centre, np.bincount(around, others, steps) / np.maximum(items, 1))
     ranked = int(sample.ranked[rows].sum())
-    lift = np.log((hits + 0.5) / (len(target) + 1)) - np.log((items + 0.5) / (ranked + 1))
-    return _rising(
-        scale, np.asarray(centre, np.float64), np.asarray(lift), (hits + 1.0).astype(np.float64)
-    )
+    blocks = _rising(np.asarray(centre, np.float64), hits, items.astype(np.float64))
+    z = np.log((blocks[1] + 0.5) / (len(target) + 1)) - np.log((blocks[2] + 0.5) / (ranked + 1))
+    z += 1e-3 * np.arange(len(z))  # strictly: smoothing must not turn the order of two blocks
+    return Curve(scale, blocks[0], np.maximum.accumulate(z))
 
 
 def _rising(
-    scale: float, x: NDArray[np.float64], z: NDArray[np.float64], weight: NDArray[np.float64]
-) -> Curve:
-    """Pool neighbours that fall until z rises (PAV); strictly, so that no order is lost.
+    x: NDArray[np.float64], hits: NDArray[np.float64], items: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Pool neighbouring steps until hits per item rise (PAV); x, hits and items of each block.
 
     Source: Barlow et al. 1972; Zadrozny and Elkan 2002 for its use in calibration.
     """
-    blocks: list[list[float]] = []  # x, z, weight
-    for at, value, mass in zip(x, z, weight, strict=True):
-        blocks.append([float(at), float(value), float(mass)])
-        while len(blocks) > 1 and blocks[-1][1] <= blocks[-2][1] + 1e-3:
-            last, before = blocks.pop(), blocks.pop()
-            total = last[2] + before[2]
-            blocks.append(
-                [
-                    (a * before[2] + b * last[2]) / total
-                    for a, b in zip(before[:2], last[:2], strict=True)
-                ]
-                + [total]
-            )
-    return Curve(scale, np.array([b[0] for b in blocks]), np.array([b[1] for b in blocks]))
+    blocks: list[tuple[float, float, float]] = []
+    for at, hit, item in zip(x, hits + 1e-9, items + 1e-9, strict=True):
+        block = (float(at), float(hit), float(item))
+        while blocks and block[1] * blocks[-1][2] <= blocks[-1][1] * block[2]:
+            before = blocks.pop()
+            hit = before[1] + block[1]
+            middle = (before[0] * before[1] + block[0] * block[1]) / hit
+            block = (middle, hit, before[2] + block[2])
+        blocks.append(block)
+    return np.array(blocks).T
 
 
 def calibration_to_json(calibration: Calibration) -> dict[str, object]:

@@ -96,32 +96,56 @@ def stretches(data: Dataset, *, length: int, step: int) -> tuple[sparse.csr_matr
     stretches the nearer they are: products of these rows are counts that fade with distance.
 
     Args:
-        length: events in a stretch; 0: one row for all events of a user.
-        step: events between the starts of two stretches, a divisor of `length`.
+        length: places (events, or baskets) in a stretch; 0: one row for all events of a user.
+        step: places between the starts of two stretches, a divisor of `length`.
     Returns:
         (n_rows, n_items) float32 of ones, and (n_rows,) the user of each row.
+    Raises:
+        DataError: if no event has a positive weight.
+    """
+    rows, n_rows = _stretch_of(data, length, step)
+    item = data.item_idx[data.weight > 0]
+    matrix = sparse.coo_matrix(
+        (np.ones(rows.size, np.float32), (rows.ravel(), np.tile(item, len(rows)))),
+        shape=(int(n_rows.sum()), data.n_items),
+    ).tocsr()
+    matrix.data[:] = 1.0  # an item repeated in a stretch counts once
+    return matrix, np.repeat(np.arange(data.n_users, dtype=np.int32), n_rows)
+
+
+def stretch_ages(data: Dataset, *, length: int, step: int) -> NDArray[np.float64]:
+    """(n_rows,): seconds from the newest event of each stretch to the newest of all; 0 untimed."""
+    rows, n_rows = _stretch_of(data, length, step)
+    if not data.has_times:
+        return np.zeros(int(n_rows.sum()))
+    newest = np.full(int(n_rows.sum()), -np.inf)
+    for row in rows:
+        np.maximum.at(newest, row, data.time[data.weight > 0])
+    return np.asarray(data.time.max() - newest)
+
+
+def _stretch_of(
+    data: Dataset, length: int, step: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(length / step, n_events) stretches of each event of positive weight, and each user's number.
+
     Raises:
         DataError: if no event has a positive weight.
     """
     liked = data.weight > 0
     if not liked.any():
         raise DataError("no event weighs above 0: expected at least one to learn from")
-    user, item = data.user_idx[liked], data.item_idx[liked]
-    counts = np.bincount(user, minlength=data.n_users)
-    position = np.arange(len(user)) - (np.cumsum(counts) - counts)[user]
+    user, basket = data.user_idx[liked], data.basket[liked]
+    fresh = np.ones(len(user), np.int64)  # 1 where an event opens a place: an event, or a basket
+    fresh[1:] = (user[1:] != user[:-1]) | (basket[1:] != basket[:-1]) | (basket[1:] < 0)
+    counts = np.bincount(user, fresh, data.n_users).astype(np.int64)
+    position = np.cumsum(fresh) - 1 - (np.cumsum(counts) - counts)[user]
     if length == 0:
-        copies, n_rows, row = 1, np.ones_like(counts), user
-    else:
-        copies = length // step
-        n_rows = np.where(counts > 0, (counts - 1) // step + copies, 0)
-        row = (np.cumsum(n_rows) - n_rows)[user] + position // step
-    rows = np.concatenate([row + copy for copy in range(copies)])
-    matrix = sparse.coo_matrix(
-        (np.ones(len(rows), np.float32), (rows, np.tile(item, copies))),
-        shape=(int(n_rows.sum()), data.n_items),
-    ).tocsr()
-    matrix.data[:] = 1.0  # an item repeated in a stretch counts once
-    return matrix, np.repeat(np.arange(data.n_users, dtype=np.int32), n_rows)
+        return user[None].astype(np.int64), np.ones_like(counts)
+    copies = length // step
+    n_rows = np.where(counts > 0, (counts - 1) // step + copies, 0)
+    first = (np.cumsum(n_rows) - n_rows)[user] + position // step
+    return first[None] + np.arange(copies)[:, None], n_rows
 
 
 def check_stretches(name: str, *, length: int, step: int) -> None:

@@ -32,7 +32,7 @@ BLOCK_ENTRIES = 16_000_000  # most co-occurrence counts held at once; bounds mem
 class ItemKnnConfig:
     """Settings of `ItemKnn`."""
 
-    FOR_BASKETS: ClassVar[Mapping[str, Any]] = {"decay": 0.9}
+    FOR_BASKETS: ClassVar[Mapping[str, Any]] = {"decay": 0.9, "length": 1, "step": 1}
 
     neighbours: int = 300  # most similar items kept for each item
     decay: float = 0.6  # weight of an event of the query against the one after it

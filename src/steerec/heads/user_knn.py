@@ -18,22 +18,32 @@ from steerec.heads.histories import (
     check_query,
     check_stretches,
     recency_query,
+    stretch_ages,
     stretches,
     strongest,
 )
+
+DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class UserKnnConfig:
     """Settings of `UserKnn`."""
 
-    FOR_BASKETS: ClassVar[Mapping[str, Any]] = {"last": 30, "decay": 0.9, "length": 4, "step": 2}
+    FOR_BASKETS: ClassVar[Mapping[str, Any]] = {
+        "last": 30,
+        "decay": 0.9,
+        "length": 4,
+        "step": 2,
+        "half_life_days": 45.0,
+    }
 
     neighbours: int = 200  # most similar stretches that have a say
     decay: float = 0.7  # weight of an event of the query against the one after it
-    last: int = 10  # newest events asked with
-    length: int = 10  # events in a stretch of a neighbour's history; 0: the whole history
-    step: int = 5  # events between two stretches' starts, a divisor of `length`
+    last: int = 10  # newest events or baskets asked with
+    length: int = 10  # events or baskets in a neighbour's stretch; 0: the whole history
+    step: int = 5  # events or baskets between two stretches' starts, a divisor of `length`
+    half_life_days: float | None = None  # a stretch so much older says half as much; none: alike
     rarity: float = 0.5  # exponent of the idf that makes shared rare items count more: 0 not
     popularity: float = 0.2  # exponent that lowers popular items in the answer: 0 not at all
 
@@ -41,6 +51,8 @@ class UserKnnConfig:
         """Check the ranges."""
         check_query("user_knn", decay=self.decay, last=self.last)
         check_stretches("user_knn", length=self.length, step=self.step)
+        if self.half_life_days is not None and self.half_life_days <= 0:
+            raise ConfigError(f"user_knn: half_life_days={self.half_life_days}, expected above 0")
         if self.neighbours < 1 or min(self.popularity, self.rarity) < 0:
             raise ConfigError(
                 f"user_knn: neighbours={self.neighbours}, rarity={self.rarity}, "
@@ -55,12 +67,14 @@ class UserKnn(HistoryHead):
     Attributes:
         rows: (n_stretches, n_items) float32 of ones.
         owner: (n_stretches,) int32, the user of each stretch, -1 once forgotten.
+        worth: (n_stretches,) float32, what a stretch's word counts by its age.
     """
 
     name: ClassVar[str] = "user_knn"
     config: UserKnnConfig
     rows: sparse.csr_matrix
     owner: Indices
+    worth: Floats
 
     def __post_init__(self) -> None:
         """Weigh the stretches; all numbers follow from `rows`, so forgetting is exact."""
@@ -72,7 +86,7 @@ class UserKnn(HistoryHead):
         self._idf = (idf**self.config.rarity).astype(np.float32)
         lowered = np.maximum(counts, 1).astype(np.float32) ** np.float32(-self.config.popularity)
         self._by_item = _unit(_scaled(self.rows, self._idf)).T.tocsr()
-        self._answers = _scaled(self.rows, lowered)
+        self._answers = (sparse.diags(self.worth) @ _scaled(self.rows, lowered)).tocsr()
 
     @classmethod
     def fit(cls, data: Dataset, config: UserKnnConfig, rng: np.random.Generator) -> Self:
@@ -81,7 +95,12 @@ class UserKnn(HistoryHead):
         Raises:
             DataError: if no event has a positive weight.
         """
-        return cls(config, *stretches(data, length=config.length, step=config.step))
+        rows, owner = stretches(data, length=config.length, step=config.step)
+        worth = np.ones(len(owner), np.float32)
+        if config.half_life_days is not None:
+            age = stretch_ages(data, length=config.length, step=config.step)
+            worth = (2.0 ** (-age / (config.half_life_days * DAY_S))).astype(np.float32)
+        return cls(config, rows, owner, worth)
 
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: similarity-weighted sums over the neighbours, the user's own left out."""
@@ -111,13 +130,15 @@ class UserKnn(HistoryHead):
         (folder / "user_knn.json").write_text(json.dumps(asdict(self.config)), "utf-8")
         sparse.save_npz(folder / "rows.npz", self.rows)
         np.save(folder / "owner.npy", self.owner, allow_pickle=False)
+        np.save(folder / "worth.npy", self.worth, allow_pickle=False)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """See Head."""
         config = UserKnnConfig(**json.loads((folder / "user_knn.json").read_text("utf-8")))
         rows = sparse.load_npz(folder / "rows.npz")
-        return cls(config, rows, np.load(folder / "owner.npy", allow_pickle=False))
+        owner = np.load(folder / "owner.npy", allow_pickle=False)
+        return cls(config, rows, owner, np.load(folder / "worth.npy", allow_pickle=False))
 
 
 def _scaled(rows: sparse.csr_matrix, by_item: Floats) -> sparse.csr_matrix:
