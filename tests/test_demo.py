@@ -92,8 +92,21 @@ def test_a_set_too_thin_for_a_time_split_is_measured_by_last_events(capsys):
     # Four events each: under the five that `successive` asks for.
     rows = [(f"u{u}", f"i{i}", 1.7e9 + 3_600.0 * i + u) for u in range(6) for i in range(4)]
     events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    events = events.with_columns(basket=pl.lit(None, pl.String))
     assert usable_task(Tables(events)).protocol == "loo"
     assert "No time split" in capsys.readouterr().out
+
+
+def test_a_set_of_orders_is_measured_by_basket():
+    rows = [
+        (f"u{u}", f"i{(u + b + i) % 6}", 1.7e9 + 86_400.0 * b, f"{u}-{b}")
+        for u in range(6) for b in range(10) for i in range(3)
+    ]  # fmt: skip
+    columns = ["user_id", "item_id", "timestamp", "basket"]
+    events = pl.DataFrame(rows, schema=columns, orient="row")
+    assert usable_task(Tables(events)).protocol == "basket"
+    some = events.with_columns(pl.when(pl.col("basket") != "0-0").then("basket").alias("basket"))
+    assert usable_task(Tables(some)).protocol == "successive"
 
 
 def test_changes_tell_how_each_item_moved():

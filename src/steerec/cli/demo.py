@@ -163,7 +163,7 @@ def _compare(
 
 
 def usable_task(tables: "Tables") -> "Task":
-    """A time split where the set allows one, else leave-one-out; says so when it changes its mind.
+    """A time split, by basket where all events have one; else leave-one-out, and it says so.
 
     Raises:
         DataError: if the set is too small for either.
@@ -172,6 +172,8 @@ def usable_task(tables: "Tables") -> "Task":
     from steerec.evaluation.protocols import prepare, usable_protocol
 
     protocol = usable_protocol(tables)
+    if protocol == "successive" and tables.events["basket"].null_count() == 0:
+        protocol = "basket"  # one question for each order, not for each line of it
     try:
         return prepare(tables, protocol)
     except DataError as e:
