@@ -100,7 +100,7 @@ def test_a_set_too_thin_for_a_time_split_is_measured_by_last_events(capsys):
 def test_a_set_of_orders_is_measured_by_basket():
     rows = [
         (f"u{u}", f"i{(u + b + i) % 6}", 1.7e9 + 86_400.0 * b, f"{u}-{b}")
-        for u in range(6) for b in range(10) for i in range(3)
+        for u in range(6) for b in range(20) for i in range(3)
     ]  # fmt: skip
     columns = ["user_id", "item_id", "timestamp", "basket"]
     events = pl.DataFrame(rows, schema=columns, orient="row")
