@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from steerec.cli import app
-from steerec.cli.demo import changes, lighter, pick_shoppers, usable_task
+from steerec.cli.demo import changes, fewer_requests, lighter, pick_shoppers, usable_task
 from steerec.contracts import Choice, Slate
 from steerec.data.dataset import build_dataset
 from steerec.data.sample import sample_shop, write_csv
@@ -107,6 +107,18 @@ def test_a_set_of_orders_is_measured_by_basket():
     assert usable_task(Tables(events)).protocol == "basket"
     some = events.with_columns(pl.when(pl.col("basket") != "0-0").then("basket").alias("basket"))
     assert usable_task(Tables(some)).protocol == "successive"
+
+
+def test_a_large_set_is_measured_on_some_of_its_requests():
+    rows = [(f"u{u}", f"i{(u * 7 + t) % 12}", 1.7e9 + u + 100 * t, None)
+            for u in range(700) for t in range(80)]  # fmt: skip
+    columns = {"user_id": str, "item_id": str, "timestamp": float, "basket": str}
+    task = usable_task(Tables(pl.DataFrame(rows, schema=columns, orient="row")))
+    assert len(task.split.cases) == 5_600
+    fewer = fewer_requests(task, seed=1)
+    assert len(fewer.split.cases) == len(np.unique(fewer.split.cases.stop)) == 5_000
+    assert fewer.notes[-1].startswith("5,000 of 5,600 requests")
+    assert fewer_requests(fewer, seed=1) is fewer
 
 
 def test_changes_tell_how_each_item_moved():

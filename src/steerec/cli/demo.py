@@ -33,6 +33,7 @@ _SHOPPERS = (5, 15, 40)  # lengths of the histories looked for
 _AHEAD = 30  # places of the list from which the one more click is taken
 # What a demo can do with less of: the figures move by less than their intervals.
 _CASES = 1_500  # held-out cases behind the blend
+_REQUESTS = 5_000  # held-out requests that are measured
 _ROWS = 100_000  # (step, own item) pairs behind the head `repeat`
 
 
@@ -155,7 +156,7 @@ def _compare(
     show.out().print(
         "Measured on the cleaned events, with lighter settings than `steerec evaluate` uses."
     )
-    task = usable_task(tables)
+    task = fewer_requests(usable_task(tables), seed=seed)
     found = measure(task, settings, config, seed=seed)
     result = {"data": data, "cleaned": True, **found}
     print_result(result)
@@ -181,6 +182,20 @@ def usable_task(tables: "Tables") -> "Task":
             raise
         show.out().print(f"No time split, each user's last event instead: {show.escape(str(e))}.")
         return prepare(tables, "loo")
+
+
+def fewer_requests(task: "Task", *, seed: int) -> "Task":
+    """The task with at most 5,000 of its requests, drawn by chance, and a note of it."""
+    import numpy as np
+
+    cases = task.split.cases
+    if len(cases) <= _REQUESTS:
+        return task
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.choice(len(cases), _REQUESTS, replace=False))
+    note = f"{_REQUESTS:,} of {len(cases):,} requests, drawn by chance, to keep the demo short"
+    split = replace(task.split, cases=cases.take(chosen))
+    return replace(task, split=split, notes=(*task.notes, note))
 
 
 def _learn(
