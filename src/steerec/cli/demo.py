@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _SHOWN = 5  # items of a list
 _ITEMS = 4  # items of a history
 _SHOPPERS = (5, 15, 40)  # lengths of the histories looked for
+_PAUSE_S = 60.0  # between a shopper's newest event and the list
 _AHEAD = 30  # places of the list from which the one more click is taken
 # What a demo can do with less of: the figures move by less than their intervals.
 _CASES = 1_500  # held-out cases behind the blend
@@ -72,7 +73,7 @@ def demo(
     _compare(came, settings, fit_config, seed=seed, data=data, out=out)
     _step(3, "Learn from all events")
     recommender = _learn(came.data, settings, fit_config, seed=seed)
-    _step(4, "Three shoppers and their lists")
+    _step(4, "Three shoppers and their lists, a minute after their newest event")
     shoppers = pick_shoppers(recommender.model.data)
     for user_idx in shoppers:
         _show_shopper(recommender, user_idx)
@@ -227,7 +228,8 @@ def _show_shopper(recommender: "Recommender", user_idx: int) -> None:
     console.print(f"\n[bold]{show.escape(user_id)}[/], {len(history)} events, the newest first:")
     for line in history_lines(model, user_idx):
         console.print(line)
-    slate = recommender.recommend(Query(user_id=user_id, n=_SHOWN))
+    now = moment_after(recommender, user_id)
+    slate = recommender.recommend(Query(user_id=user_id, n=_SHOWN, now=now))
     console.print(show.slate_table(slate, model.data))
 
 
@@ -261,10 +263,9 @@ def _click(recommender: "Recommender", user_idx: int) -> None:
         return
     # The item itself is open on the screen: neither list needs to show it.
     shown = frozenset([clicked.item_id])
-    query = Query(user_id=user_id, n=_SHOWN, exclude=shown, repeats=False)
+    when = moment_after(recommender, user_id)
+    query = Query(user_id=user_id, n=_SHOWN, exclude=shown, now=when, repeats=False)
     before = recommender.recommend(query)
-    newest = recommender.history(user_id).time[-1:]
-    when = float(newest[0]) + 60.0 if len(newest) and newest[0] == newest[0] else None
     kind = "click" if "click" in data.kinds else data.kinds[0]
     began = time.perf_counter()
     recommender.learn(Event(user_id, clicked.item_id, kind, timestamp=when))
@@ -277,13 +278,22 @@ def _click(recommender: "Recommender", user_idx: int) -> None:
     console.print(f"From the event to the new list: {took:.0f} ms.")
 
 
+def moment_after(recommender: "Recommender", user_id: str) -> float | None:
+    """A minute after the user's newest event, in Unix seconds; None without times."""
+    import math
+
+    newest = recommender.history(user_id).time[-1:].tolist()
+    return None if not newest or math.isnan(newest[0]) else newest[0] + _PAUSE_S
+
+
 def something_new(recommender: "Recommender", user_id: str) -> "Choice | None":
     """The lowest item among the best that the user has not met yet; else the lowest."""
     from steerec.contracts import Query
 
     data = recommender.model.data
     known = {str(data.item_ids[i]) for i in recommender.history(user_id).item_idx}
-    items = recommender.recommend(Query(user_id=user_id, n=_AHEAD)).items
+    now = moment_after(recommender, user_id)
+    items = recommender.recommend(Query(user_id=user_id, n=_AHEAD, now=now)).items
     fresh = [choice for choice in items if choice.item_id not in known]
     return (fresh or list(items))[-1] if items else None
 
