@@ -294,7 +294,7 @@ def _slices(task: Task, values: Mapping[str, Mapping[str, Values]]) -> dict[str,
 def _paired(
     task: Task, values: Mapping[str, Mapping[str, Values]], rng: np.random.Generator
 ) -> dict[str, Any]:
-    """How much higher the blend is than each other model on the same cases."""
+    """Each other model minus the blend, NDCG@10 on the same cases."""
     bootstrap = Bootstrap.draw(task.split.cases.user_idx, rng)
     found = compare_all({n: m["ndcg@10"] for n, m in values.items()}, "blend", bootstrap)
     return {name: asdict(row) for name, row in found.items()}
