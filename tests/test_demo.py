@@ -4,10 +4,18 @@ import re
 import numpy as np
 import polars as pl
 import pytest
+from threadpoolctl import threadpool_info
 from typer.testing import CliRunner
 
 from steerec.cli import app
-from steerec.cli.demo import changes, fewer_requests, lighter, pick_shoppers, usable_task
+from steerec.cli.demo import (
+    changes,
+    fewer_requests,
+    lighter,
+    one_thread_if_small,
+    pick_shoppers,
+    usable_task,
+)
 from steerec.contracts import Choice, Slate
 from steerec.data.dataset import build_dataset
 from steerec.data.sample import sample_shop, write_csv
@@ -134,3 +142,15 @@ def test_the_lighter_fit_keeps_what_the_user_set():
     assert config.settings["repeat"] == {"max_rows": 7, "l2": 1.0}
     assert config.blend.max_cases < FitConfig().blend.max_cases
     assert lighter(FitConfig(heads=("ease",))).settings == {}
+
+
+def test_a_small_catalogue_keeps_linear_algebra_on_one_thread():
+    def threads():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    before = threads()
+    with one_thread_if_small(1_500):
+        assert threads() == {1}
+    with one_thread_if_small(50_000):
+        assert threads() == before
+    assert threads() == before

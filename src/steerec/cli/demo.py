@@ -1,6 +1,8 @@
 """The verb demo: the main job on the built-in shop or on data of your own, told step by step."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 _SHOWN = 5  # items of a list
 _ITEMS = 4  # items of a history
 _SHOPPERS = (5, 15, 40)  # lengths of the histories looked for
+_SMALL = 5_000  # items up to which a second thread of linear algebra gains little
 _PAUSE_S = 60.0  # between a shopper's newest event and the list
 _AHEAD = 30  # places of the list from which the one more click is taken
 # What a demo can do with less of: the figures move by less than their intervals.
@@ -69,10 +72,11 @@ def demo(
     came = _take_in(data, data_dir, columns, settings)
     out.mkdir(parents=True, exist_ok=True)
     print_intake(came)
-    _step(2, "Compare with popularity on events held out")
-    _compare(came, settings, fit_config, seed=seed, data=data, out=out)
-    _step(3, "Learn from all events")
-    recommender = _learn(came.data, settings, fit_config, seed=seed)
+    with one_thread_if_small(came.data.n_items):
+        _step(2, "Compare with popularity on events held out")
+        _compare(came, settings, fit_config, seed=seed, data=data, out=out)
+        _step(3, "Learn from all events")
+        recommender = _learn(came.data, settings, fit_config, seed=seed)
     _step(4, "Three shoppers and their lists, a minute after their newest event")
     shoppers = pick_shoppers(recommender.model.data)
     for user_idx in shoppers:
@@ -82,6 +86,21 @@ def demo(
     took = time.perf_counter() - began
     show.out().print(f"\nDone in {took:.0f} s. Report with plots: {out / 'report.html'}")
     show.out().print("Next, your own data: steerec import --data FOLDER --out dataset/")
+
+
+@contextmanager
+def one_thread_if_small(n_items: int) -> Iterator[None]:
+    """Keep linear algebra on one thread for a small catalogue.
+
+    Its threads wait for each other by spinning: where cores are shared, four times the time of one.
+    """
+    from threadpoolctl import threadpool_limits
+
+    if n_items > _SMALL:
+        yield
+        return
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 def lighter(config: "FitConfig") -> "FitConfig":
