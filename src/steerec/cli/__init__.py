@@ -1,5 +1,6 @@
 """The command line: thin verbs over the library. Heavy imports wait until a verb runs."""
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -71,4 +72,7 @@ ask.register(app)
 
 def main() -> None:
     """Run the command line."""
+    # Read when PyTorch is loaded: its threads then sleep while they wait, and where other
+    # programs share the cores, encoding takes a half of the time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
