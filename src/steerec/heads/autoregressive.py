@@ -101,7 +101,9 @@ class Autoregressive(HistoryHead):
         n = self.n_items if items is None else len(items)
         scores = np.zeros((len(states), n), np.float32)
         for decay, weights in zip(self.scales, self.weights, strict=True):
-            query = recency_query(states, self.n_items, decay=decay, last=self.config.last)
+            query = recency_query(
+                states, self.n_items, decay=decay, last=self.config.last, known=self.known
+            )
             scores += ask(query, weights, items)
         scores[:, ~(self.known if items is None else self.known[items])] = np.nan
         return blank(scores, query)

@@ -80,7 +80,8 @@ class Ease(HistoryHead):
 
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: NaN for items without events and for users without known items."""
-        query = recency_query(states, self.n_items, decay=self.config.decay, last=self.config.last)
+        c = self.config
+        query = recency_query(states, self.n_items, decay=c.decay, last=c.last, known=self.known)
         scores = ask(query, self.weights, items)
         scores[:, ~(self.known if items is None else self.known[items])] = np.nan
         return blank(scores, query)

@@ -113,7 +113,8 @@ class Transitions(HistoryHead):
 
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: roughly the chance to follow; NaN for items and users without events."""
-        query = recency_query(states, self.n_items, decay=self.config.decay, last=self.config.last)
+        c = self.config
+        query = recency_query(states, self.n_items, decay=c.decay, last=c.last, known=self.known)
         asked = query.copy()
         asked.data = (asked.data / (self.out[asked.indices] + self.config.shrink)).astype(
             np.float32
