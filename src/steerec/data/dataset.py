@@ -104,6 +104,12 @@ class Dataset:
         return self.n_events > 0 and bool((self.basket >= 0).all())
 
     @cached_property
+    def has_repeats(self) -> bool:
+        """Whether at least 2 % of the events repeat a user's earlier item."""
+        pairs = self.user_idx.astype(np.int64) * self.n_items + self.item_idx
+        return len(np.unique(pairs)) < 0.98 * max(len(pairs), 1)
+
+    @cached_property
     def content_hash(self) -> str:
         """SHA-256 of the event rows in their order (users, items, kinds, values, times)."""
         digest = hashlib.sha256()

@@ -154,7 +154,7 @@ def fit(
     """
     tell = progress or (lambda what, done, total: None)
     seconds: dict[str, float] = {}
-    repeats = _repeats(data) if config.repeats is None else config.repeats
+    repeats = data.has_repeats if config.repeats is None else config.repeats
     split = hold_out(data, config)
     cases = _sample_cases(split.cases, config.blend.max_cases, rng)
     steps = 2 * len(config.heads) + 2
@@ -199,11 +199,6 @@ def hold_out(data: Dataset, config: FitConfig) -> Split:
     if kind == "time":
         return split_by_time(data, config.holdout_quantile)
     return leave_last_out(data)
-
-
-def _repeats(data: Dataset) -> bool:
-    pairs = data.user_idx.astype(np.int64) * data.n_items + data.item_idx
-    return len(np.unique(pairs)) < 0.98 * max(len(pairs), 1)
 
 
 def _sample_cases(cases: Cases, most: int, rng: np.random.Generator) -> Cases:

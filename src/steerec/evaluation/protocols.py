@@ -122,11 +122,6 @@ def _timed_rows(tables: Tables) -> pl.DataFrame:
     return events.drop_nulls("timestamp").drop("seq", strict=False)
 
 
-def _has_repeats(data: Dataset) -> bool:
-    pairs = data.user_idx.astype(np.int64) * data.n_items + data.item_idx
-    return len(np.unique(pairs)) < 0.98 * max(len(pairs), 1)
-
-
 def _loo(tables: Tables, track: str, name: str) -> Task:
     events, notes = tables.events, tuple[str, ...]()
     if "seq" in events.columns and events["seq"].null_count() < len(events):
@@ -146,7 +141,7 @@ def _loo(tables: Tables, track: str, name: str) -> Task:
             )
     if track == "time-blind":
         data = blind(data)
-    return Task("loo", track, leave_last_out(data), "last", _has_repeats(data), notes=notes)
+    return Task("loo", track, leave_last_out(data), "last", data.has_repeats, notes=notes)
 
 
 def _aware(events: pl.DataFrame) -> pl.DataFrame:
@@ -180,7 +175,7 @@ def _successive(tables: Tables, track: str, _: str) -> Task:
         track,
         Split(split.train, cases),
         "time",
-        _has_repeats(data),
+        data.has_repeats,
         live=track == "live",
     )
 
@@ -212,7 +207,7 @@ def _stream(tables: Tables, track: str, _: str) -> Task:
     early[order[:warm]] = True
     cases = single_targets(data, order[warm:])
     return Task(
-        "stream", track, Split(data.take(early), cases), "time", _has_repeats(data), live=True
+        "stream", track, Split(data.take(early), cases), "time", data.has_repeats, live=True
     )
 
 
