@@ -155,7 +155,6 @@ def _take_in(data: str, data_dir: Path | None, columns: str, settings: "Settings
             source,
             settings.clean,
             now=now,
-            weights=settings.data.weights,
             progress=lambda done, total: step(f"download {data}", done, total),
         )
 

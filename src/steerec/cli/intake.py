@@ -1,7 +1,6 @@
 """The verbs that read data: import and doctor."""
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,7 +48,7 @@ def import_(
     source = options.source_of(
         settings, data, data_dir, columns=columns, sides=(items, users, query)
     )
-    came = take_in_showing(source, settings.clean, settings.data.weights)
+    came = take_in_showing(source, settings.clean)
     try:
         came.data.save(out)
     except OSError as e:
@@ -100,9 +99,7 @@ def doctor(
         show.out().print(f"With plots: {report}", soft_wrap=True)
 
 
-def take_in_showing(
-    source: "Source", rules: "CleanConfig", weights: Mapping[str, float]
-) -> "Intake":
+def take_in_showing(source: "Source", rules: "CleanConfig") -> "Intake":
     """Read and clean with a bar for a download."""
     from steerec.engine.intake import take_in
 
@@ -112,7 +109,6 @@ def take_in_showing(
             source,
             rules,
             now=time.time(),
-            weights=weights,
             progress=lambda done, total: step(f"download {source.data}", done, total),
         )
 

@@ -74,7 +74,7 @@ def train(
     source = options.source_of(
         settings, data, data_dir, columns=columns, sides=(items, users, query)
     )
-    came = take_in_showing(source, settings.clean, settings.data.weights)
+    came = take_in_showing(source, settings.clean)
     if not json:
         print_intake(came)
     vectors = encode_showing(came.data.items, settings)

@@ -110,6 +110,7 @@ def source_of(
         data_dir=data_dir or settings.deployment.data_dir,
         cache_dir=settings.cache_dir,
         columns={**settings.data.columns, **parse_mapping(columns)},
+        weights=settings.data.weights,
         items=items,
         users=users,
         query=query,

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -163,7 +163,7 @@ def clean(tables: Tables, config: CleanConfig, *, now: float) -> Cleaned:
     quarantine = pl.concat(parts) if parts else pl.DataFrame(schema=_QUARANTINE)
     for name, rows_in in sizes.items():
         _log.info("cleaned table=%s rows_in=%d rows_out=%d", name, rows_in, len(out[name]))
-    cleaned = Tables(out["events"], out.get("items"), out.get("users"), tables.notes)
+    cleaned = replace(tables, events=out["events"], items=out.get("items"), users=out.get("users"))
     return Cleaned(cleaned, report, quarantine)
 
 

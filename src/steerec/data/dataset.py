@@ -110,6 +110,13 @@ class Dataset:
         return len(np.unique(pairs)) < 0.98 * max(len(pairs), 1)
 
     @cached_property
+    def kind_weights(self) -> dict[str, float]:
+        """Kind of event → weight, of the kinds that occur."""
+        kinds, first = np.unique(self.kind, return_index=True)
+        pairs = zip(kinds, self.weight[first].tolist(), strict=True)
+        return {self.kinds[kind]: weight for kind, weight in pairs}
+
+    @cached_property
     def content_hash(self) -> str:
         """SHA-256 of the event rows in their order (users, items, kinds, values, times)."""
         digest = hashlib.sha256()

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from steerec.data.dataset import DEFAULT_WEIGHTS
+
 EVENT_FIELDS = ("user_id", "item_id", "event", "value", "timestamp", "basket", "seq")
 ITEM_FIELDS = ("item_id", "title", "description", "categories", "brand", "price", "year")
 USER_FIELDS = ("user_id",)
@@ -20,12 +22,14 @@ class Tables:
         items: item_id, the fields of ITEM_FIELDS that the source has, then its own columns.
         users: user_id, then the source's own columns.
         notes: what the reader found worth telling, by subject.
+        weights: event kind → weight; kinds not named weigh 1.
     """
 
     events: pl.DataFrame
     items: pl.DataFrame | None = None
     users: pl.DataFrame | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=lambda: DEFAULT_WEIGHTS)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ class Source:
         items, users: files of the catalogue and the users; for a database, queries.
         query: SQL for the events, or a table's name.
         columns: canonical field → source column; the rest is guessed.
+        weights: event kind → weight, on top of the defaults; a saved Dataset keeps its own.
         data_dir: where sets are looked for by name, before they are downloaded to `cache_dir`.
     """
 
@@ -43,6 +44,7 @@ class Source:
     users: str | None = None
     query: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,18 +70,11 @@ def read_source(source: Source, *, progress: Progress | None = None) -> ReadResu
         DataError: if there is no such thing, or it cannot be read.
         DownloadError: if a set must be fetched and cannot be.
     """
-    if source.data == SAMPLE and not Path(SAMPLE).exists():
-        shop = sample_shop()
-        return ReadResult(Tables(shop.events, shop.items, shop.users), {}, (), "sample")
     if _is_saved(source.data):
-        return _as_read(_load(source))
-    return read_tables(
-        _place(source, progress),
-        items=source.items,
-        users=source.users,
-        mapping=source.columns,
-        query=source.query,
-    )
+        return _as_read(_load(source), source.weights)
+    read = _read_raw(source, progress)
+    weights = {**DEFAULT_WEIGHTS, **source.weights}
+    return replace(read, tables=replace(read.tables, weights=weights))
 
 
 def take_in(
@@ -87,26 +82,24 @@ def take_in(
     rules: CleanConfig,
     *,
     now: float,
-    weights: Mapping[str, float] = DEFAULT_WEIGHTS,
     progress: Progress | None = None,
 ) -> Intake:
     """Read, clean and build the Dataset; one that was saved is loaded as it is.
 
     Args:
         now: Unix seconds; later times are impossible.
-        weights: event kind → weight.
     Raises:
         DataError: if it cannot be read, or cleaning leaves no event.
     """
     if _is_saved(source.data):
         data = _load(source)
-        return Intake(data, _as_read(data), None)
+        return Intake(data, _as_read(data, source.weights), None)
     read = read_source(source, progress=progress)
     cleaned = clean(read.tables, rules, now=now)
-    return Intake(dataset_of(cleaned.tables, weights), read, cleaned)
+    return Intake(dataset_of(cleaned.tables), read, cleaned)
 
 
-def dataset_of(tables: Tables, weights: Mapping[str, float] = DEFAULT_WEIGHTS) -> Dataset:
+def dataset_of(tables: Tables) -> Dataset:
     """Index clean tables.
 
     Raises:
@@ -117,7 +110,7 @@ def dataset_of(tables: Tables, weights: Mapping[str, float] = DEFAULT_WEIGHTS) -
             "cleaning left no event: see the report and the quarantine for the rules that "
             "rejected them, and switch those off that do not fit these data"
         )
-    return build_dataset(tables.events, tables.items, tables.users, weights=weights)
+    return build_dataset(tables.events, tables.items, tables.users, weights=tables.weights)
 
 
 def tables_of(data: Dataset) -> Tables:
@@ -143,7 +136,22 @@ def tables_of(data: Dataset) -> Tables:
         pl.col("value", "timestamp").fill_nan(None),
         pl.when(pl.col("basket") != "-1").then(pl.col("basket")).alias("basket"),
     )
-    return Tables(events.sort("row").drop("row"), data.items, data.users, data.notes)
+    return Tables(
+        events.sort("row").drop("row"), data.items, data.users, data.notes, data.kind_weights
+    )
+
+
+def _read_raw(source: Source, progress: Progress | None) -> ReadResult:
+    if source.data == SAMPLE and not Path(SAMPLE).exists():
+        shop = sample_shop()
+        return ReadResult(Tables(shop.events, shop.items, shop.users), {}, (), "sample")
+    return read_tables(
+        _place(source, progress),
+        items=source.items,
+        users=source.users,
+        mapping=source.columns,
+        query=source.query,
+    )
 
 
 def _place(source: Source, progress: Progress | None) -> str | Path:
@@ -169,8 +177,19 @@ def _is_saved(place: str) -> bool:
     return "://" not in place and (Path(place) / SAVED).is_file()
 
 
-def _as_read(data: Dataset) -> ReadResult:
-    return ReadResult(tables_of(data), {}, (), "dataset")
+def _as_read(data: Dataset, wanted: Mapping[str, float]) -> ReadResult:
+    """A saved Dataset's rows, and a note where the settings want other weights than it has."""
+    tables = tables_of(data)
+    told = {**DEFAULT_WEIGHTS, **wanted}
+    others = [
+        f"{kind} {kept:g} (settings: {told.get(kind, 1.0):g})"
+        for kind, kept in tables.weights.items()
+        if not np.isclose(kept, told.get(kind, 1.0))  # kept as float32
+    ]
+    if others:
+        note = f"as imported, {', '.join(others)}; import again to change them"
+        tables = replace(tables, notes={**tables.notes, "weights": note})
+    return ReadResult(tables, {}, (), "dataset")
 
 
 def _load(source: Source) -> Dataset:

@@ -99,11 +99,7 @@ class People:
     @cached_property
     def _weights(self) -> dict[str, float]:
         """Kind of event → weight, as the data had them."""
-        data = self.panel.model.data
-        kinds, first = np.unique(data.kind, return_index=True)
-        pairs = zip(kinds, first, strict=True)
-        seen = {data.kinds[k]: float(data.weight[at]) for k, at in pairs}
-        return {**DEFAULT_WEIGHTS, **seen}
+        return {**DEFAULT_WEIGHTS, **self.panel.model.data.kind_weights}
 
     def _row(self, event: Event, item_idx: int, user_idx: int) -> History:
         time = float("nan") if event.timestamp is None else event.timestamp

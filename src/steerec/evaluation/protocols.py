@@ -107,11 +107,11 @@ def _owned(tables: Tables) -> tuple[Tables, tuple[str, ...]]:
     users = None if tables.users is None else tables.users.drop_nulls("user_id")
     if users is not None:
         users = users.unique("user_id", keep="first", maintain_order=True)
-    return Tables(owned, items, users, tables.notes), notes
+    return replace(tables, events=owned, items=items, users=users), notes
 
 
 def _dataset(tables: Tables, events: pl.DataFrame) -> Dataset:
-    return build_dataset(events, tables.items, tables.users)
+    return build_dataset(events, tables.items, tables.users, weights=tables.weights)
 
 
 def _timed_rows(tables: Tables) -> pl.DataFrame:
