@@ -30,6 +30,7 @@ class Protocol(StrEnum):
     SUCCESSIVE = "successive"
     BASKET = "basket"
     STREAM = "stream"
+    COLD = "cold"
 
 
 def register(app: typer.Typer) -> None:
@@ -94,7 +95,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="loo: time-blind, time-aware; successive: frozen, live; basket: all, new; "
-            "stream: live. The first is the default."
+            "stream: live; cold: as loo. The first is the default."
         ),
     ] = None,
     data_dir: options.DataDir = None,

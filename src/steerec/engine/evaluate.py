@@ -28,12 +28,19 @@ from steerec.evaluation.metrics import (
 )
 from steerec.evaluation.protocols import DAY_S, RECENT_DAYS, Task, recent_counts
 from steerec.evaluation.ranks import ranks_of, top_lists
-from steerec.evaluation.slices import gap_slices, history_slices, item_slices, slice_results
+from steerec.evaluation.slices import (
+    bounded_slice,
+    gap_slices,
+    history_slices,
+    item_slices,
+    slice_results,
+)
 
 Values = NDArray[np.float64]
 LISTED_CASES = 5_000  # cases whose lists are kept for coverage, novelty and diversity
 LIVE_BATCH = 128  # cases foretold before their events are learnt: never later than the truth
 WINDOW = 5_000  # events of one window of `stream`
+WARM_ONLY = "blend_warm_only"  # the blend where cold items are never ranked
 POOL_ITEMS = 10_000  # above, serving scores candidates only; the loss is reported
 
 
@@ -44,11 +51,13 @@ class Tally:
     Attributes:
         rank: model → one array a batch, (n_targets,) ranks.
         lists: model → one array a batch, (n_listed, 10) item indices.
+        among_cold: model → one array a batch, ranks of the cold targets among the cold items.
         update_s: seconds of each live update of all heads.
     """
 
     rank: dict[str, list[Values]] = field(default_factory=dict)
     lists: dict[str, list[Indices]] = field(default_factory=dict)
+    among_cold: dict[str, list[Values]] = field(default_factory=dict)
     update_s: list[float] = field(default_factory=list)
 
 
@@ -89,6 +98,9 @@ def evaluate(
         "weights": _weights(model),
         "notes": list(task.notes),
     }
+    if task.cold is not None:
+        parts, result["warm_loss"] = _cold(task, values, tally, task.cold, rng)
+        result["slices"] = {**result["slices"], **parts}
     if task.protocol == "stream":
         result["windows"] = _windows(values)
         result["updates"] = _updates(tally)
@@ -123,12 +135,30 @@ def foretell(
         if model.data.n_items > POOL_ITEMS:
             pooled = ranks_of(blend, targets, row=row, skip=skip | ~_pool(raw))
             tally.rank.setdefault("blend_pooled", []).append(pooled)
+        if task.cold is not None:
+            _tally_cold(tally, scores, targets, skip, task.cold)
         if feed:
             tally.update_s += feed.learn_until(stop)
     tally.lists["__cases__"] = [np.flatnonzero(listed).astype(np.int32)]
     if progress:
         progress("foretell", len(cases), len(cases))
     return tally
+
+
+def _tally_cold(
+    tally: Tally,
+    scores: Mapping[str, Floats],
+    targets: Indices,
+    skip: NDArray[np.bool_],
+    cold: NDArray[np.bool_],
+) -> None:
+    """Cold targets among cold items, and the blend's ranks where no cold item is ranked."""
+    rows = np.flatnonzero(cold[targets])
+    for name, table in scores.items():
+        found = ranks_of(table, targets[rows], row=rows, skip=skip | ~cold)
+        tally.among_cold.setdefault(name, []).append(found)
+    warm_only = ranks_of(scores["blend"], targets, skip=skip | cold)
+    tally.rank.setdefault(WARM_ONLY, []).append(warm_only)
 
 
 def _ranges(cases: Cases, model: Model, *, live: bool) -> Iterator[tuple[int, int]]:
@@ -289,6 +319,30 @@ def _slices(task: Task, values: Mapping[str, Mapping[str, Values]]) -> dict[str,
         for name, metrics in values.items()
     }
     return slice_results(masks, shown)
+
+
+def _cold(
+    task: Task,
+    values: Mapping[str, Mapping[str, Values]],
+    tally: Tally,
+    cold_items: NDArray[np.bool_],
+    rng: np.random.Generator,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """The three parts of `cold`, and the share of NDCG@10 that warm targets lose to cold items."""
+    users, cold = task.split.cases.user_idx, cold_items[task.split.cases.targets]
+    among = {n: dict(rank_metrics(np.concatenate(r))) for n, r in tally.among_cold.items()}
+    inside = {n: {k: v[cold] for k, v in m.items()} for n, m in values.items() if n != WARM_ONLY}
+    outside = {n: {k: v[~cold] for k, v in m.items()} for n, m in values.items()}
+    of_cold, of_warm = Bootstrap.draw(users[cold], rng), Bootstrap.draw(users[~cold], rng)
+    parts = {
+        "cold_among_all": bounded_slice(inside, of_cold),
+        "cold_among_cold": bounded_slice(among, of_cold),
+        "warm": bounded_slice(outside, of_warm),
+    }
+    ndcg = {name: outside[name]["ndcg@10"] for name in ("blend", WARM_ONLY)}
+    lost = compare_all(ndcg, "blend", of_warm)[WARM_ONLY]
+    without = max(float(ndcg[WARM_ONLY].mean()), 1e-12)
+    return parts, {k: getattr(lost, k) / without for k in ("difference", "low", "high")}
 
 
 def _paired(

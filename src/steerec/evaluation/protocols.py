@@ -1,12 +1,14 @@
 """The protocols: which rows take part, what is learnt from, which steps are to be foretold."""
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from steerec.data.counted import counted
 from steerec.data.dataset import Dataset, build_dataset
 from steerec.data.split import (
     Split,
@@ -28,12 +30,14 @@ TRACKS: Mapping[str, tuple[str, ...]] = {
     "successive": ("frozen", "live"),
     "basket": ("all", "new"),
     "stream": ("live",),
+    "cold": ("time-blind", "time-aware"),
 }
 DAY_S = 86_400.0
 RECENT_DAYS = 30.0
-RECENT_EVENTS = 5  # `loo` has no common clock: each user's newest events are recent
+RECENT_EVENTS = 5  # `loo` and `cold` have no common clock: each user's newest events are recent
 WARM_UP = 0.2  # share of the stream that is learnt before anything is foretold
 POSITIVE_STARS = 5.0
+COLD_ONE_IN = 10  # `cold`: one item in so many is never seen in training
 EXPECTED = {"ml-1m": (999_611, 6_040, 3_416)}  # rows, users, items of the published version
 
 
@@ -46,6 +50,7 @@ class Task:
         holdout: how the fit sets its own cases aside, as the protocol does.
         repeats: whether items of the user's history are ranked.
         live: whether what the product updates online may learn each event after it was foretold.
+        cold: (n_items,) the items whose events were taken away; None: none were.
         notes: what a reader of the figures must know.
     """
 
@@ -56,6 +61,7 @@ class Task:
     repeats: bool
     only_new: bool = False
     live: bool = False
+    cold: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -83,6 +89,7 @@ def prepare(tables: Tables, protocol: str, track: str | None = None, *, name: st
         "successive": _successive,
         "basket": _basket,
         "stream": _stream,
+        "cold": _cold,
     }
     task = makers[protocol](owned, track, name)
     return replace(task, notes=notes + task.notes)
@@ -100,7 +107,7 @@ def _owned(tables: Tables) -> tuple[Tables, tuple[str, ...]]:
     """Rows with a user and an item: no protocol can use others."""
     owned = tables.events.drop_nulls(["user_id", "item_id"])
     lost = len(tables.events) - len(owned)
-    notes = (f"{lost:,} rows without a user or an item cannot take part",) if lost else ()
+    notes = (f"{counted(lost, 'row')} without a user or an item cannot take part",) if lost else ()
     items = None if tables.items is None else tables.items.drop_nulls("item_id")
     if items is not None:
         items = items.unique("item_id", keep="first", maintain_order=True)
@@ -202,7 +209,7 @@ def _stream(tables: Tables, track: str, _: str) -> Task:
     order = data.by_time()
     warm = int(WARM_UP * data.n_events)
     if warm < 1 or warm == data.n_events:
-        raise DataError(f"{data.n_events} positive events are too few for a stream")
+        raise DataError(f"only {counted(data.n_events, 'positive event')}: too few for a stream")
     early = np.zeros(data.n_events, bool)
     early[order[:warm]] = True
     cases = single_targets(data, order[warm:])
@@ -222,10 +229,38 @@ def _positive(events: pl.DataFrame) -> pl.DataFrame:
     return events
 
 
+def cold_items(item_ids: Iterable[str]) -> NDArray[np.bool_]:
+    """Which items are cold, by their ids alone: sha256(item_id) modulo 10 is 0."""
+    hashes = (hashlib.sha256(str(item_id).encode()).hexdigest() for item_id in item_ids)
+    return np.array([int(number, 16) % COLD_ONE_IN == 0 for number in hashes], bool)
+
+
+def _cold(tables: Tables, track: str, name: str) -> Task:
+    """`loo` with all events of the cold items gone, but where they are what is to be foretold."""
+    task = _loo(tables, track, name)
+    cases = task.split.cases
+    cold = cold_items(cases.data.item_ids)
+    found = int(cold[cases.targets].sum())
+    if found in (0, len(cases)):
+        raise DataError(
+            f"{found} of {len(cases)} last events are of cold items, expected both cold and warm "
+            "ones: give more events"
+        )
+    is_target = np.zeros(cases.data.n_events, bool)
+    is_target[cases.stop] = True
+    keep = ~cold[cases.data.item_idx] | is_target
+    data, is_target = cases.data.take(keep), is_target[keep]
+    split = Split(data.take(~is_target), single_targets(data, np.flatnonzero(is_target)))
+    if split.train.n_events == 0:
+        raise DataError("no event of a warm item is left to learn from: give more events")
+    note = f"{int(cold.sum()):,} cold items, {found:,} of {len(cases):,} targets are cold"
+    return replace(task, protocol="cold", split=split, cold=cold, notes=(*task.notes, note))
+
+
 def recent_counts(task: Task) -> NDArray[np.int64]:
-    """(n_items,): training events of the last 30 days, or of each user's last 5 in `loo`."""
+    """(n_items,): training events of the last 30 days, or of each user's last 5 without clock."""
     train = task.split.train
-    if task.protocol == "loo":
+    if task.protocol in ("loo", "cold"):
         from_end = train.starts[train.user_idx + 1] - np.arange(train.n_events)
         recent = from_end <= RECENT_EVENTS
     else:

@@ -18,6 +18,7 @@ from steerec.evaluation.wording import (
     hit_metric,
     name_of,
     ranking,
+    single_models,
 )
 
 _COLUMNS = 5  # more figures beside each other do not fit on a printed page
@@ -137,7 +138,7 @@ def _slices(result: Mapping[str, Any]) -> list[Html]:
 
 def _slice_models(models: Mapping[str, Any], metric: str) -> list[str]:
     """The blend, the best single model and the best baseline: more bars are not read."""
-    singles = [m for m in models if m not in ("blend", *BASELINES)]
+    singles = single_models(models)
     bases = [b for b in BASELINES if b in models]
     best = [max(group, key=lambda m: models[m][metric]) for group in (singles, bases) if group]
     return [*(["blend"] if "blend" in models else []), *best]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerec.contracts import Indices, Times
+from steerec.evaluation.intervals import Bootstrap, intervals
 from steerec.evaluation.metrics import head_items
 from steerec.evaluation.ranks import Bools
 
@@ -88,6 +89,25 @@ def slice_results(
         values: model → metric → (n,); NaN is left out of the mean.
     """
     return {name: _one_slice(mask, values) for name, mask in masks.items()}
+
+
+def bounded_slice(
+    values: Mapping[str, Mapping[str, NDArray[np.floating]]], bootstrap: Bootstrap
+) -> dict[str, Any]:
+    """Give one slice as `slice_results` does, NDCG@10 and HR@10 only, each model with its `ci`.
+
+    Args:
+        values: model → metric → (n,), already of this slice alone.
+        bootstrap: draws of the users of these n requests.
+    """
+    part: dict[str, Any] = {"n": len(bootstrap.user)}
+    for model, metrics in values.items():
+        bounds = intervals({k: metrics[k] for k in ("ndcg@10", "hr@10")}, bootstrap)
+        part[model] = {
+            **{name: bound.mean for name, bound in bounds.items()},
+            "ci": {name: [bound.low, bound.high] for name, bound in bounds.items()},
+        }
+    return part
 
 
 def _one_slice(

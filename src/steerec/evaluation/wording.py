@@ -22,11 +22,20 @@ METRICS: Mapping[str, str] = {
     "calibration": "distance of the list's mix of genres from the user's own: 0 is the same mix",
 }
 
+NAMES: Mapping[str, str] = {
+    "recent_popularity": "recent popularity",
+    "blend_pooled": "blend, from the serving pool alone",
+    "blend_warm_only": "blend, new items never shown",
+}
+
 SLICES: Mapping[str, str] = {
     "new_users": "new users (up to 5 events)",
     "short_history": "short histories (6 to 20 events)",
     "long_history": "long histories (over 20 events)",
     "cold_items": "items never seen in training",
+    "cold_among_all": "items never seen in training, among all items",
+    "cold_among_cold": "items never seen in training, among each other",
+    "warm": "items seen in training, among all items",
     "rare_items": "items with 1 to 4 training events",
     "popular_items": "the most popular 10 % of items",
     "tail_items": "all other items",
@@ -41,6 +50,9 @@ PROTOCOLS: Mapping[str, str] = {
     "basket": "The data was cut at one moment, after the first nine tenths of the baskets. Models "
     "learnt from what came before, then had to name the items of each next basket.",
     "stream": "Events came in the order of time. Each was predicted first and learnt afterwards.",
+    "cold": "One item in ten was taken out of everything that is learnt from, as if it were new. "
+    "Then each user's last event was hidden, and each model ranked the whole catalogue, new items "
+    "with it, to find it again.",
 }
 
 TRACKS: Mapping[str, str] = {
@@ -64,7 +76,8 @@ def answer(result: Mapping[str, Any]) -> str:
     low, high = models[name].get("ci", {}).get(hit, (None, None))
     if low is not None:
         text += f" (95 % certain: between {percent(low)} and {percent(high)})"
-    return text + _against_baseline(models, name, hit) + _against_best(models, name, hit)
+    text += _against_baseline(models, name, hit) + _against_best(models, name, hit)
+    return text + _cold(result, hit)
 
 
 def _found(result: Mapping[str, Any], hit: str) -> str:
@@ -96,7 +109,7 @@ def _against_baseline(models: Mapping[str, Any], name: str, hit: str) -> str:
 
 
 def _against_best(models: Mapping[str, Any], name: str, hit: str) -> str:
-    singles = [m for m in models if m not in (name, *BASELINES)]
+    singles = single_models(models)
     if name != "blend" or not singles:
         return ""
     best = max(singles, key=lambda m: models[m][hit])
@@ -106,6 +119,23 @@ def _against_best(models: Mapping[str, Any], name: str, hit: str) -> str:
         f" The best single model, {best}, reaches {percent(models[best][hit])}: putting the "
         f"models together finds {abs(gain) * 1000:.0f} {word} in a thousand."
     )
+
+
+def _cold(result: Mapping[str, Any], hit: str) -> str:
+    """What becomes of items never seen, where the protocol hid some."""
+    loss, part = result.get("warm_loss"), result.get("slices", {}).get("cold_among_all", {})
+    if loss is None or "blend" not in part:
+        return ""
+    return (
+        f" Where the item was never seen before, the blend finds it in "
+        f"{percent(part['blend'][hit])} of cases; in return, known items come out "
+        f"{percent(max(loss['difference'], 0.0))} less well than if new ones were never shown."
+    )
+
+
+def single_models(models: Mapping[str, Any]) -> list[str]:
+    """Names of the heads: neither the blend, in any form, nor a baseline."""
+    return [m for m in models if not m.startswith("blend") and m not in BASELINES]
 
 
 def ranking(models: Mapping[str, Any], metric: str) -> list[str]:
@@ -136,7 +166,7 @@ def hit_metric(models: Mapping[str, Any]) -> str:
 
 def name_of(model: str) -> str:
     """A model's name as it is read aloud."""
-    return {"recent_popularity": "recent popularity"}.get(model, model)
+    return NAMES.get(model, model)
 
 
 def percent(value: float) -> str:

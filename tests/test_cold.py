@@ -1,0 +1,115 @@
+"""Items never seen in training: the protocol that hides them, and the figures it gives."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from steerec.data.tables import Tables
+from steerec.engine.evaluate import WARM_ONLY, evaluate
+from steerec.engine.model import FitConfig
+from steerec.errors import DataError
+from steerec.evaluation.protocols import cold_items, prepare
+from worlds import shop
+
+
+def is_cold(item_id):
+    return int(hashlib.sha256(item_id.encode()).hexdigest(), 16) % 10 == 0
+
+
+COLD = [f"i{n}" for n in range(200) if is_cold(f"i{n}")]
+WARM = [f"i{n}" for n in range(200) if not is_cold(f"i{n}")]
+
+
+def rows(*users):
+    """Each user's items, oldest first."""
+    events = [
+        (f"u{u}", item, place) for u, items in enumerate(users) for place, item in enumerate(items)
+    ]
+    return Tables(pl.DataFrame(events, schema=["user_id", "item_id", "seq"], orient="row"))
+
+
+def names(data, items):
+    return [str(data.item_ids[i]) for i in items]
+
+
+def test_the_cold_items_are_those_whose_hash_ends_in_0():
+    assert cold_items(["i1", "i16", *COLD]).tolist() == [is_cold("i1"), is_cold("i16")] + [
+        True
+    ] * len(COLD)
+
+
+def test_events_of_cold_items_leave_training_and_histories_but_stay_targets():
+    c, d = COLD[:2]
+    a, b, e = WARM[:3]
+    task = prepare(rows([a, c, b, d], [d, a, e], [b, c, a]), "cold")
+    data, cases = task.split.cases.data, task.split.cases
+    assert [names(data, h.item_idx) for h in cases.histories()] == [[a, b], [a], [b]]
+    assert names(data, cases.targets) == [d, e, a]
+    train = task.split.train
+    assert [names(train, train.history(u).item_idx) for u in range(3)] == [[a, b], [a], [b]]
+    assert names(data, np.flatnonzero(task.cold)) == sorted([c, d])
+    assert task.notes[-1] == "2 cold items, 1 of 3 targets are cold"
+
+
+def test_a_user_who_only_had_cold_items_has_no_history_left():
+    task = prepare(rows([COLD[0], WARM[0]], [WARM[0], WARM[1], COLD[0]]), "cold")
+    assert task.split.cases.lengths().tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("last", [COLD[0], WARM[0]])
+def test_targets_of_one_kind_only_are_refused(last):
+    with pytest.raises(DataError, match="expected both cold and warm"):
+        prepare(rows([WARM[1], last], [WARM[2], last]), "cold")
+
+
+@pytest.fixture(scope="module")
+def task():
+    data = shop(n_users=150, n_items=120).data
+    events = pl.DataFrame(
+        {
+            "user_id": data.user_ids[data.user_idx].tolist(),
+            "item_id": data.item_ids[data.item_idx].tolist(),
+            "timestamp": data.time,
+        }
+    )
+    made = prepare(Tables(events, data.items, data.users), "cold")
+    vectors = data.vectors[[data.item_index[i] for i in made.split.train.item_ids]]
+    cases = replace(made.split.cases, data=made.split.cases.data.with_vectors(vectors))
+    split = replace(made.split, train=made.split.train.with_vectors(vectors), cases=cases)
+    return replace(made, split=split)
+
+
+@pytest.fixture(scope="module")
+def result(task):
+    return evaluate(task, FitConfig(heads=("trending", "transitions", "content")))
+
+
+def test_cold_and_warm_targets_are_measured_apart_with_intervals(task, result):
+    n_cold = int(task.cold[task.split.cases.targets].sum())
+    parts = [result["slices"][name] for name in ("cold_among_all", "cold_among_cold", "warm")]
+    assert [part["n"] for part in parts] == [n_cold, n_cold, result["requests"] - n_cold]
+    for part in parts:
+        for model in set(part) - {"n"}:
+            low, high = part[model]["ci"]["ndcg@10"]
+            assert low <= part[model]["ndcg@10"] <= high
+    whole = result["results"]["blend"]["ndcg@10"] * result["requests"]
+    apart = sum(part["n"] * part["blend"]["ndcg@10"] for part in (parts[0], parts[2]))
+    assert apart == pytest.approx(whole)
+
+
+def test_a_cold_target_is_easier_to_find_among_the_cold_items_alone(result):
+    slices = result["slices"]
+    for model in ("blend", "content"):
+        among_all, among_cold = slices["cold_among_all"][model], slices["cold_among_cold"][model]
+        assert among_cold["ndcg@10"] >= among_all["ndcg@10"]
+
+
+def test_the_warm_loss_is_the_share_that_warm_targets_lose_to_cold_items(result):
+    warm, loss = result["slices"]["warm"], result["warm_loss"]
+    expected = 1 - warm["blend"]["ndcg@10"] / warm[WARM_ONLY]["ndcg@10"]
+    assert loss["difference"] == pytest.approx(expected)
+    assert 0 <= loss["difference"] <= loss["high"]
+    assert WARM_ONLY not in result["slices"]["cold_among_all"]
