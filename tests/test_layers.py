@@ -26,6 +26,7 @@ HOMES = {
     **dict.fromkeys(("typer", "click", "argparse"), ("cli",)),
     **dict.fromkeys(("torch", "sentence_transformers", "transformers"), ("encoders", "heads")),
     "matplotlib": ("evaluation",),
+    "alembic": ("store",),
 }
 SLOW = {"torch", "sentence_transformers", "transformers"}  # only inside functions
 NO_NAMES = {"utils", "util", "helpers", "common", "core", "manager", "misc"}

@@ -13,6 +13,10 @@ class DataError(SteerecError):
     """Data given to us cannot be read or used as it is."""
 
 
+class TrainingError(SteerecError):
+    """A head was lost in training: its loss is no number, or memory ran out; others go on."""
+
+
 class UnknownItemError(SteerecError):
     """An item id that the catalogue does not hold."""
 
@@ -31,3 +35,19 @@ class EncoderError(SteerecError):
 
 class MissingExtraError(SteerecError):
     """An optional package is needed; the message names the install command."""
+
+
+class StorageError(SteerecError):
+    """The store cannot read or write: disk full, database away, or of another version."""
+
+
+class QueueFullError(SteerecError):
+    """More is waiting to be written than the queue holds; nothing of this call was taken.
+
+    Attributes:
+        retry_after_s: seconds after which the queue is likely to have room.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

@@ -1,0 +1,227 @@
+"""One database, SQLite or PostgreSQL: how it is opened, read and written."""
+
+import logging
+import re
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from steerec.errors import ConfigError, MissingExtraError, StorageError
+from steerec.store.schema import tenants
+from steerec.store.values import check_id
+
+log = logging.getLogger(__name__)
+
+CHUNK = 500  # ids in one query
+_WAIT_S = 10.0  # for another process that writes, or a server that does not answer
+_SQLITE_SETUP = (
+    "PRAGMA auto_vacuum=INCREMENTAL",  # before anything is written, or it has no effect
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",  # the log is synced at each commit, not at checkpoints only
+    "PRAGMA fullfsync=ON",  # macOS: through the drive's own cache
+    "PRAGMA secure_delete=FAST",
+)
+_DURABLE = (
+    "SELECT set_config('synchronous_commit', 'on', false) "
+    "WHERE current_setting('synchronous_commit') = 'off'"
+)
+
+
+class Database:
+    """An engine with two ways in: `read` for one consistent view, `write` for a transaction.
+
+    Attributes:
+        path: the file; None for a server.
+    """
+
+    def __init__(self, engine: sa.Engine, path: Path | None) -> None:
+        self.engine = engine
+        self.path = path
+        # SQLite has one writer: threads queue here, which is fair, instead of at its busy timer.
+        self._one_writer = threading.Lock() if path else nullcontext()
+        self._writes = engine.execution_options(steerec_writes=True)
+        self._steady = engine
+        if path is None:
+            self._steady = engine.execution_options(isolation_level="REPEATABLE READ")
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A transaction in which all reads see the same moment.
+
+        Raises:
+            StorageError: if the database does not answer.
+        """
+        with self._told(), self._steady.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction that is on disk when the block has ended, or did not happen.
+
+        Raises:
+            StorageError: if the disk is full or the database does not answer.
+        """
+        with self._told(), self._one_writer, self._writes.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def alone(self) -> Iterator[sa.Connection]:
+        """A connection outside of transactions, for what the engines allow only there."""
+        outside = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        with self._told(), self._one_writer, outside.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError) as e:
+            raise StorageError(f"{self} failed ({_reason(e)}): {_remedy(_reason(e))}") from e
+
+    def upsert(
+        self, connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Insert rows, or overwrite those with the same primary key."""
+        if not rows:
+            return
+        make = sqlite.insert if self.path else postgresql.insert
+        statement = make(table)
+        keys = [c.name for c in table.primary_key]
+        changed = {name: statement.excluded[name] for name in rows[0] if name not in keys}
+        connection.execute(
+            statement.on_conflict_do_update(index_elements=keys, set_=changed), list(rows)
+        )
+
+    def insert_new(
+        self, connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Insert rows, leaving out those whose key is taken."""
+        if rows:
+            make = sqlite.insert if self.path else postgresql.insert
+            connection.execute(make(table).on_conflict_do_nothing(), list(rows))
+
+    def lock_tenant(self, connection: sa.Connection, tenant: str) -> sa.Row[Any]:
+        """The tenant's counters, held until this transaction ends; made if it is new.
+
+        Who takes numbers holds this, so rows become visible in the order of their `seq`.
+        """
+        wanted = sa.select(tenants).where(tenants.c.tenant == tenant).with_for_update()
+        row = connection.execute(wanted).first()
+        if row is None:
+            check_id(tenant, "tenant")
+            zeros = ("last_seq", "last_number", "n_events", "n_impressions", "n_erased")
+            fresh = {"tenant": tenant, **dict.fromkeys(zeros, 0)}
+            self.insert_new(connection, tenants, [fresh])
+            row = connection.execute(wanted).one()
+        return row
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    def __str__(self) -> str:
+        return str(self.path or self.engine.url.render_as_string(hide_password=True))
+
+
+def count(connection: sa.Connection, tenant: str, **more: int) -> None:
+    """Add to a tenant's counters; the caller holds `lock_tenant`."""
+    added = {name: tenants.c[name] + n for name, n in more.items()}
+    connection.execute(sa.update(tenants).where(tenants.c.tenant == tenant).values(added))
+
+
+def in_chunks(values: Sequence[Any], size: int = CHUNK) -> Iterator[Sequence[Any]]:
+    """The values in pieces of at most `size`."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def open_database(url: str) -> Database:
+    """Connect to `sqlite:///file` (or a plain path), made if new, or `postgresql://…`.
+
+    Raises:
+        ConfigError: if the URL names neither, or no file.
+        MissingExtraError: if psycopg is not installed.
+        StorageError: if it does not open.
+    """
+    if re.match(r"^postgres(ql)?(\+psycopg)?://", url):
+        return _open_server(re.sub(r"^postgres(ql)?(\+psycopg)?://", "postgresql+psycopg://", url))
+    name = url.removeprefix("sqlite:///")
+    if not name or "://" in name or name == ":memory:":
+        shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+        raise ConfigError(
+            f"the store's URL is {shown!r}: expected sqlite:///file.db or postgresql://host/name"
+        )
+    return _open_file(Path(name))
+
+
+def _open_file(path: Path) -> Database:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise StorageError(f"{path.parent} cannot be made ({e}): give another folder") from e
+    engine = sa.create_engine(
+        sa.URL.create("sqlite", database=str(path)),
+        connect_args={"timeout": _WAIT_S, "isolation_level": None, "check_same_thread": False},
+        pool_size=8,
+        max_overflow=64,
+    )
+    sa.event.listen(engine, "connect", _set_up_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return Database(engine, path)
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    for statement in _SQLITE_SETUP:
+        connection.execute(statement).close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A transaction that reads first and writes later could not wait for its turn.
+    options = connection.get_execution_options()
+    connection.exec_driver_sql(
+        "BEGIN IMMEDIATE" if options.get("steerec_writes") else "BEGIN DEFERRED"
+    )
+
+
+def _open_server(url: str) -> Database:
+    try:
+        engine = sa.create_engine(
+            url,
+            isolation_level="READ COMMITTED",  # after waiting for a lock, see what it guarded
+            pool_pre_ping=True,
+            pool_size=8,
+            max_overflow=8,
+            pool_timeout=_WAIT_S,
+            connect_args={"connect_timeout": int(_WAIT_S), "application_name": "steerec"},
+        )
+    except ModuleNotFoundError as e:
+        raise MissingExtraError(
+            f"PostgreSQL needs the driver {e.name!r}: pip install 'steerec[postgres]'"
+        ) from e
+    sa.event.listen(engine, "connect", _set_up_server)
+    database = Database(engine, None)
+    with database.read() as connection:
+        if connection.execute(sa.text("SHOW fsync")).scalar() != "on":
+            log.warning("store=%s fsync=off: a power cut may lose acknowledged events", database)
+    return database
+
+
+def _set_up_server(connection: Any, _: object) -> None:
+    connection.execute(_DURABLE).close()
+    connection.commit()
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+
+
+def _remedy(reason: str) -> str:
+    if "full" in reason or "No space" in reason:
+        return "free disk space, or lower the limits of retention"
+    return "nothing was written; check that the database is there and try again"

