@@ -1,12 +1,21 @@
 """The durable store: event log, catalogue, slates shown, strategies and keys, by tenant."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from steerec.store import archive
 from steerec.store.catalogue import Catalogue
+from steerec.store.checkpoints import Checkpoints
 from steerec.store.database import Database, open_database
+from steerec.store.erase import Persons
 from steerec.store.group import GroupConfig, GroupWriter
+from steerec.store.impressions import Impressions
+from steerec.store.keys import ApiKeys
 from steerec.store.log import EventLog
 from steerec.store.migrate import migrate
+from steerec.store.retention import RetentionConfig, Trimmed, all_tenants, trim
+from steerec.store.strategies import Strategies
 
 
 @dataclass(frozen=True)
@@ -18,6 +27,35 @@ class Store:
     log: EventLog
     items: Catalogue
     users: Catalogue
+    shown: Impressions
+    strategies: Strategies
+    keys: ApiKeys
+    checkpoints: Checkpoints
+    persons: Persons
+
+    def tenants(self) -> list[str]:
+        """Every tenant that has ever written, by name."""
+        return all_tenants(self.database)
+
+    def last_seq(self, tenant: str) -> int:
+        """The newest place in the tenant's order; 0 before anything was written."""
+        return self.log.last_seq(tenant)
+
+    def trim(
+        self, tenant: str, config: RetentionConfig, *, now: float, at_most: int = 10_000
+    ) -> Trimmed:
+        """See `retention.trim`."""
+        return trim(self.database, tenant, config, now=now, at_most=at_most)
+
+    def dump(self, path: Path, *, now: float) -> Mapping[str, int]:
+        """See `archive.dump`."""
+        return archive.dump(self.database, path, now=now)
+
+    def restore(self, path: Path, *, replace: bool = False) -> Mapping[str, int]:
+        """See `archive.restore`."""
+        loaded = archive.restore(self.database, path, replace=replace)
+        self.shown.forget_numbers()
+        return loaded
 
     def close(self) -> None:
         """Write what waits, then close all connections."""
@@ -40,10 +78,17 @@ def open_store(url: str, config: GroupConfig | None = None) -> Store:
         database.close()
         raise
     writer = GroupWriter(database, config or GroupConfig())
+    log, users = EventLog(database, writer), Catalogue.of_users(database)
+    shown = Impressions(database, writer)
     return Store(
         database=database,
         writer=writer,
-        log=EventLog(database, writer),
+        log=log,
         items=Catalogue.of_items(database),
-        users=Catalogue.of_users(database),
+        users=users,
+        shown=shown,
+        strategies=Strategies(database),
+        keys=ApiKeys(database),
+        checkpoints=Checkpoints(database),
+        persons=Persons(log, users, shown),
     )

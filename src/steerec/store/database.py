@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from steerec.errors import ConfigError, MissingExtraError, StorageError
+from steerec.errors import ConfigError, DataError, MissingExtraError, StorageError
 from steerec.store.schema import tenants
 from steerec.store.values import check_id
 
@@ -81,6 +81,8 @@ class Database:
     def _told(self) -> Iterator[None]:
         try:
             yield
+        except (sa.exc.DataError, sa.exc.IntegrityError) as e:
+            raise DataError(f"{self} refuses a value ({_reason(e)})") from e
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as e:
             raise StorageError(f"{self} failed ({_reason(e)}): {_remedy(_reason(e))}") from e
 
@@ -120,6 +122,38 @@ class Database:
             self.insert_new(connection, tenants, [fresh])
             row = connection.execute(wanted).one()
         return row
+
+    def overwrite_deleted(self, connection: sa.Connection) -> None:
+        """What this transaction deletes is overwritten with zeros (SQLite; it costs writes)."""
+        if self.path:
+            connection.exec_driver_sql("PRAGMA secure_delete=ON").all()
+
+    def shrink(self, most_pages: int | None = None) -> None:
+        """Give free pages of the file back to the disk, and empty the write-ahead log (SQLite).
+
+        PostgreSQL's own autovacuum reuses the room.
+        """
+        if not self.path:
+            return
+        limit = "" if most_pages is None else f"({most_pages})"
+        with self.alone() as connection:
+            raw = connection.connection.driver_connection
+            assert isinstance(raw, sqlite3.Connection)
+            # execute would free one page: it stops at the first step of this statement.
+            raw.executescript(f"PRAGMA incremental_vacuum{limit}").close()
+            busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar()
+            connection.exec_driver_sql("PRAGMA secure_delete=FAST").all()
+        if busy:
+            log.info("store=%s a reader keeps the write-ahead log from being emptied", self)
+
+    def n_bytes(self) -> int:
+        """Bytes on disk, the write-ahead log included."""
+        if self.path:
+            files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+            return sum(file.stat().st_size for file in files if file.exists())
+        with self.read() as connection:
+            size = sa.select(sa.func.pg_database_size(sa.func.current_database()))
+            return int(connection.execute(size).scalar_one())
 
     def close(self) -> None:
         """Close all connections."""

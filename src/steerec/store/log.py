@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from steerec.contracts import Event
 from steerec.store.database import Database, count, in_chunks
 from steerec.store.group import GroupWriter
-from steerec.store.schema import events
+from steerec.store.schema import events, tenants
 from steerec.store.tombstones import erased_among
 from steerec.store.values import check_id, check_number, from_json, to_json
 
@@ -58,7 +58,7 @@ class EventLog:
     """Appends and reads events of a tenant; safe to use from many threads."""
 
     def __init__(self, database: Database, writer: GroupWriter) -> None:
-        self._database = database
+        self.database = database
         self._writer = writer
 
     def append(
@@ -99,7 +99,7 @@ class EventLog:
             .order_by(events.c.seq)
             .limit(limit)
         )
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return [_from_row(row) for row in connection.execute(wanted)]
 
     def iterate(self, tenant: str, *, after: int = 0, batch: int = 5_000) -> Iterator[LoggedEvent]:
@@ -116,14 +116,20 @@ class EventLog:
             .order_by(events.c.seq.desc())
             .limit(limit)
         )
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             found = [_from_row(row) for row in connection.execute(wanted)]
         return found[::-1]
+
+    def last_seq(self, tenant: str) -> int:
+        """The newest place given to any row of the tenant; 0 before the first."""
+        wanted = sa.select(tenants.c.last_seq).where(tenants.c.tenant == tenant)
+        with self.database.read() as connection:
+            return connection.execute(wanted).scalar() or 0
 
     def _write(
         self, connection: sa.Connection, tenant: str, rows: Sequence[dict[str, Any]]
     ) -> list[Appended]:
-        counters = self._database.lock_tenant(connection, tenant)
+        counters = self.database.lock_tenant(connection, tenant)
         ids = list({row["event_id"] for row in rows})
         known = _known(connection, tenant, ids)
         erased = erased_among(connection, tenant, rows) if counters.n_erased else set()

@@ -104,7 +104,8 @@ impressions = _table(
     sa.Column("arm", sa.Text),
     _needed("seed", Number),
     sa.Column("more", sa.Text),  # JSON
-    _needed("body", sa.LargeBinary),
+    _needed("ids", sa.LargeBinary),  # numbers of the items shown and of the pool
+    _needed("body", sa.LargeBinary),  # propensities, scores, w, phi
     sa.Index("impressions_request", "tenant", "request_id", "start", unique=True),
     sa.Index("impressions_user", "tenant", "user_id"),
 )

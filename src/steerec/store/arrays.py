@@ -1,0 +1,73 @@
+"""Arrays as few bytes: like bytes side by side, then zlib.
+
+The bytes of a number are split so that all first bytes lie together, then all second ones: signs
+and exponents repeat, mantissas do not. On calibrated scores this saves a quarter.
+"""
+
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerec.errors import DataError
+
+_FORMAT = 1
+_DTYPES = ("<f2", "<f4", "<f8", "<i4", "<i8")
+_LEVEL = 1  # 6 saves one hundredth more and takes a third longer
+
+
+def pack(arrays: Sequence[NDArray[Any]]) -> bytes:
+    """Arrays of float16/32/64 or int32/64, at most 2 axes, as bytes.
+
+    Raises:
+        DataError: if an array is of another kind.
+    """
+    heads, bodies = [struct.pack("<BB", _FORMAT, len(arrays))], []
+    for array in arrays:
+        code = array.dtype.newbyteorder("<").str
+        if code not in _DTYPES or array.ndim > 2:
+            raise DataError(
+                f"an array has dtype {array.dtype} and {array.ndim} axes: "
+                f"expected one of {_DTYPES} and at most 2 axes"
+            )
+        heads.append(struct.pack("<BB", _DTYPES.index(code), array.ndim))
+        heads.append(struct.pack(f"<{array.ndim}I", *array.shape))
+        column_wise = np.ascontiguousarray(array.T, code)  # one head after the other
+        bodies.append(
+            column_wise.reshape(-1).view(np.uint8).reshape(-1, array.itemsize).T.tobytes()
+        )
+    return b"".join(heads) + zlib.compress(b"".join(bodies), _LEVEL)
+
+
+def unpack(packed: bytes) -> list[NDArray[Any]]:
+    """What `pack` was given.
+
+    Raises:
+        DataError: if the bytes are of another format or cut short.
+    """
+    try:
+        return _unpack(packed)
+    except (struct.error, zlib.error, ValueError, IndexError) as e:
+        raise DataError(f"stored arrays cannot be read ({e}): restore the store") from e
+
+
+def _unpack(packed: bytes) -> list[NDArray[Any]]:
+    version, n_arrays = struct.unpack_from("<BB", packed)
+    if version != _FORMAT:
+        raise ValueError(f"format {version}, expected {_FORMAT}")
+    at, shapes = 2, []
+    for _ in range(n_arrays):
+        code, n_axes = struct.unpack_from("<BB", packed, at)
+        shapes.append((np.dtype(_DTYPES[code]), struct.unpack_from(f"<{n_axes}I", packed, at + 2)))
+        at += 2 + 4 * n_axes
+    body, start, arrays = zlib.decompress(packed[at:]), 0, []
+    for dtype, shape in shapes:
+        n_bytes = dtype.itemsize * int(np.prod(shape))
+        split = np.frombuffer(body, np.uint8, n_bytes, start).reshape(dtype.itemsize, -1)
+        whole = np.ascontiguousarray(split.T).reshape(-1).view(dtype)
+        arrays.append(np.ascontiguousarray(whole.reshape(shape[::-1]).T))
+        start += n_bytes
+    return arrays
