@@ -200,6 +200,15 @@ def test_a_saved_dataset_refuses_options_for_files():
     assert "needs no columns" in result.stderr
 
 
+def test_a_single_row_is_counted_in_the_singular(tmp_path):
+    (tmp_path / "one.csv").write_text("user_id,item_id,timestamp\nu,x,1700000000\n")
+    words = ("--data", tmp_path / "one.csv")
+    out = succeed("import", *words, "--out", tmp_path / "d") + succeed("doctor", *words)
+    assert "Read 1 event (csv)." in out
+    assert "Clean: 1 event (view) of 1 user with 1 item." in out
+    assert "1 event, 1 user, 1 item with events (1 in the catalogue)" in out
+
+
 # doctor
 
 

@@ -142,7 +142,7 @@ def test_vectors_must_fit_the_catalogue_and_be_finite():
     [
         ({"user": ["u"], "item_id": ["i"]}, None, r"no column \['user_id'\]"),
         ({"user_id": [], "item_id": []}, None, "no events"),
-        ({"user_id": ["u", None], "item_id": ["i", "i"]}, None, "1 events lack"),
+        ({"user_id": ["u", None], "item_id": ["i", "i"]}, None, "1 event without a user or item"),
         ({"user_id": ["u"], "item_id": ["i"]}, {"item_id": ["i", "i"]}, "item_id is not unique"),
     ],
 )

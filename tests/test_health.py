@@ -1,5 +1,6 @@
 import json
 import math
+import re
 
 import numpy as np
 import polars as pl
@@ -220,6 +221,21 @@ def test_the_smallest_sets_are_examined_and_drawn(name):
     assert "<set>" not in html
     assert "<i></td>" not in html
     json.dumps(health.as_json(), allow_nan=False)
+
+
+def test_one_of_a_kind_is_told_in_the_singular():
+    """One user without a row, one row without an item, one item again, one event twice."""
+    rows = [("u", "x", 1.7e9, 1.0), ("u", "x", 1.7e9, 1.0), ("u", None, 1.7e9, math.nan)]
+    columns = {"user_id": str, "item_id": str, "timestamp": float, "value": float}
+    events = pl.DataFrame(rows, schema=columns, orient="row")
+    users = pl.DataFrame({"user_id": ["v"], "age": [30]})
+    items = pl.DataFrame({"item_id": ["y", "y"], "title": ["Cup", "Cup"]})
+    health = examine(events, items, users)
+    assert {"missing_ids", "copies", "duplicate_items", "small"} < codes(health)
+    page = render_health(health, name="one")
+    told = " ".join(f"{f.title} {f.detail} {f.remedy}" for f in health.findings) + page
+    assert "1 user on 1 item." in told
+    assert re.findall(r"(?<![\d.,])1(?:</?\w[^>]*>|\s)+\w+s\b", told) == []
 
 
 def test_the_page_shows_every_finding_with_its_remedy():

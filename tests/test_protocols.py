@@ -189,7 +189,7 @@ def test_basket_all_counts_every_item_of_a_later_basket():
     found = {(user, history): set(targets) for user, history, targets in told(task)}
     assert found == {("x", "ab"): set("bc"), ("u00", "abab"): set("ac"), ("u01", "abac"): {"a"}}
     assert task.repeats
-    assert any("1 rows without a user" in note for note in task.notes)
+    assert any("1 row without a user" in note for note in task.notes)
 
 
 def test_basket_new_leaves_out_what_was_bought_before():
@@ -369,7 +369,7 @@ def test_too_little_data_is_refused_with_the_reason():
         prepare(few, "successive")
     with pytest.raises(DataError, match="no item has 5 events"):
         prepare(few, "loo")
-    with pytest.raises(DataError, match="2 positive events are too few"):
+    with pytest.raises(DataError, match="only 2 positive events: too few"):
         prepare(few, "stream")
 
 

@@ -18,6 +18,7 @@ from steerec.cli.learn import (
     print_result,
     write_result,
 )
+from steerec.data.counted import counted
 
 if TYPE_CHECKING:
     from steerec.config import Settings
@@ -230,7 +231,8 @@ def _learn(
     model = fit_showing(with_vectors(data, vectors), config, np.random.default_rng(seed))
     took = time.perf_counter() - began
     show.out().print(
-        f"{data.n_events:,} events learnt by {len(model.heads)} heads in {took:.1f} s: "
+        f"{counted(data.n_events, 'event')} learnt by {counted(len(model.heads), 'head')} in "
+        f"{took:.1f} s: "
         f"{', '.join(model.heads)}."
     )
     return Recommender(model, np.random.default_rng(seed), settings.pool)
@@ -243,7 +245,9 @@ def _show_shopper(recommender: "Recommender", user_idx: int) -> None:
     user_id = str(model.data.user_ids[user_idx])
     history = model.data.history(user_idx)
     console = show.out()
-    console.print(f"\n[bold]{show.escape(user_id)}[/], {len(history)} events, the newest first:")
+    console.print(
+        f"\n[bold]{show.escape(user_id)}[/], {counted(len(history), 'event')}, the newest first:"
+    )
     for line in history_lines(model, user_idx):
         console.print(line)
     now = moment_after(recommender, user_id)
@@ -265,7 +269,7 @@ def history_lines(model: "Model", user_idx: int) -> list[str]:
         for item, kinds in list(done.items())[:_ITEMS]
     ]
     more = len(done) - len(lines)
-    return [*lines, f"  and {more} more item{'s' if more > 1 else ''}"] if more > 0 else lines
+    return [*lines, f"  and {counted(more, 'more item')}"] if more > 0 else lines
 
 
 def _click(recommender: "Recommender", user_idx: int) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steerec.cli import options, show
+from steerec.data.counted import counted
 
 if TYPE_CHECKING:
     from steerec.data.health import Health
@@ -135,9 +136,8 @@ def print_intake(came: "Intake") -> None:
     """Counts, the mapping, and the cleaning report."""
     console = show.out()
     tables = came.read.tables
-    sides = ((tables.items, "items"), (tables.users, "users"))
-    counts = [f"{len(tables.events):,} events"]
-    counts += [f"{len(t):,} {name}" for t, name in sides if t is not None]
+    sides = ((tables.events, "event"), (tables.items, "item"), (tables.users, "user"))
+    counts = [counted(len(t), noun) for t, noun in sides if t is not None]
     console.print(f"Read {', '.join(counts)} ({came.read.kind}).")
     for line in show.mapping_lines(came.read):
         console.print(line)
@@ -145,8 +145,8 @@ def print_intake(came: "Intake") -> None:
         show.print_cleaning(console, came.cleaned.report)
     data = came.data
     console.print(
-        f"Clean: {data.n_events:,} events ({', '.join(data.kinds)}) of {data.n_users:,} users "
-        f"with {data.n_items:,} items."
+        f"Clean: {counted(data.n_events, 'event')} ({', '.join(data.kinds)}) of "
+        f"{counted(data.n_users, 'user')} with {counted(data.n_items, 'item')}."
     )
 
 
@@ -168,9 +168,10 @@ def _print_health(health: "Health") -> None:
     console = show.out()
     c = health.counts
     console.print(
-        f"{int(c['n_events']):,} events, {int(c['n_users']):,} users, {int(c['n_items']):,} items "
-        f"with events ({int(c['n_catalogue']):,} in the catalogue), {100 * c['density']:.2g} % of "
-        f"all pairs seen, {100 * c['repeat_share']:.1f} % repeats."
+        f"{counted(int(c['n_events']), 'event')}, {counted(int(c['n_users']), 'user')}, "
+        f"{counted(int(c['n_items']), 'item')} with events ({int(c['n_catalogue']):,} in the "
+        f"catalogue), {100 * c['density']:.2g} % of all pairs seen, "
+        f"{100 * c['repeat_share']:.1f} % repeats."
     )
     marks = {"warning": "[bold red]warning[/]", "notice": "[yellow]notice[/] "}
     for finding in health.findings:

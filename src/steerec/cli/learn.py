@@ -11,6 +11,7 @@ import typer
 
 from steerec.cli import options, show
 from steerec.cli.intake import print_intake, take_in_showing
+from steerec.data.counted import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -198,8 +199,8 @@ def print_result(result: Mapping[str, Any]) -> None:
     console = show.out()
     console.print(f"{PROTOCOLS[result['protocol']]} {TRACKS[result['track']]}")
     console.print(
-        f"{result['requests']:,} requests of {result['users']:,} users; figures are means, "
-        "intervals come from resampling users."
+        f"{counted(result['requests'], 'request')} of {counted(result['users'], 'user')}; "
+        "figures are means, intervals come from resampling users."
     )
     for note in result["notes"]:
         console.print(f"Note: {show.escape(note)}")

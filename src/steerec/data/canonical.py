@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from steerec.data.counted import counted
 from steerec.data.mapping import ColumnMap, map_columns
 from steerec.errors import DataError
 
@@ -87,7 +88,9 @@ class _Source:
         if 2 * count > len(source) - source.null_count():
             raise self._wrong(name, what)
         example = source.filter(bad)[0]
-        self.notes[name] = f"{count} rows of {source.name!r} are not {what}, such as {example!r}"
+        self.notes[name] = (
+            f"not {what}: {counted(count, 'row')} of {source.name!r}, such as {example!r}"
+        )
         return read.zip_with(~bad, pl.repeat(float("nan"), len(read), eager=True))
 
     def _wrong(self, name: str, what: str) -> DataError:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from steerec.contracts import Floats, History, Indices, Times
+from steerec.data.counted import counted
 from steerec.errors import DataError
 
 # Kinds not named weigh 1: a free name is evidence for the item unless the settings say otherwise.
@@ -304,7 +305,9 @@ def _check_events(events: pl.DataFrame) -> None:
         raise DataError("there are no events: expected at least one row with a user and an item")
     nulls = events.select(pl.col("user_id", "item_id").null_count()).row(0)
     if any(nulls):
-        raise DataError(f"{max(nulls)} events lack a user or item: clean the data first")
+        raise DataError(
+            f"{counted(max(nulls), 'event')} without a user or item: clean the data first"
+        )
 
 
 def _table_with_all(table: pl.DataFrame | None, events: pl.DataFrame, key: str) -> pl.DataFrame:

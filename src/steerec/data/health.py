@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from steerec.data import health_facts as facts_of
+from steerec.data.counted import counted
 from steerec.data.dataset import Dataset
 from steerec.data.findings import NOTICE, OK, WARNING, Finding
 from steerec.data.health_facts import EventFacts, event_facts
@@ -135,8 +136,8 @@ def _id_findings(facts: EventFacts) -> Iterator[Finding]:
             "missing_ids",
             WARNING if lost > 0.01 * len(facts.raw) else NOTICE,
             "Events without a user or an item",
-            f"{lost:,} of {len(facts.raw):,} rows ({_percent(lost, len(facts.raw))}) name no user "
-            "or no item and teach nothing.",
+            f"{lost:,} of {counted(len(facts.raw), 'row')} ({_percent(lost, len(facts.raw))}): "
+            "without a user or an item, and of no use for learning.",
             "Map another column as user_id or item_id, or let cleaning put these rows aside.",
         )
     else:
@@ -150,7 +151,8 @@ def _size_findings(facts: EventFacts) -> Iterator[Finding]:
             "small",
             WARNING,
             "Too little to learn habits from",
-            f"{facts.n:,} events of {n_users:,} users on {len(facts.per_item):,} items.",
+            f"{counted(facts.n, 'event')} of {counted(n_users, 'user')} on "
+            f"{counted(len(facts.per_item), 'item')}.",
             "Expect popularity and item texts to lead; collect at least some thousand events.",
         )
     single = _share(facts.per_user, pl.col("n_events") == 1)
@@ -215,7 +217,8 @@ def _bad_time_findings(facts: EventFacts, given: pl.Series) -> Iterator[Finding]
             "missing_times",
             WARNING if missing > 0.01 * len(facts.raw) else NOTICE,
             "Some events have no time",
-            f"{missing:,} of {len(facts.raw):,} rows lack a timestamp and cannot be put in order.",
+            f"Without a timestamp, so that no order is known: {missing:,} of "
+            f"{counted(len(facts.raw), 'row')}.",
             "Evaluations by time leave these rows out; complete the column, or give seq.",
         )
     odd = given.filter(~given.is_between(facts_of.EARLIEST, facts_of.LATEST))
@@ -286,7 +289,7 @@ def _value_findings(facts: EventFacts) -> Iterator[Finding]:
             "values_not_finite",
             WARNING,
             "Values that are no numbers",
-            f"{bad:,} events have NaN or infinity as their value.",
+            f"{counted(bad, 'event')} with NaN or infinity as the value.",
             "Cleaning puts them aside; look where they come from.",
         )
     for row in facts_of.kinds(facts).iter_rows(named=True):
@@ -318,7 +321,7 @@ def _habit_findings(facts: EventFacts) -> Iterator[Finding]:
             "copies",
             WARNING if copies > 0.01 * facts.n else NOTICE,
             "Rows that occur twice",
-            f"{copies:,} events equal another in user, item, kind, value and time.",
+            f"{counted(copies, 'event')} with the user, item, kind, value and time of another.",
             "Cleaning drops exact copies; switch that off if each row is one piece sold.",
         )
     uneven = facts_of.gini(facts.per_item["n_events"].to_numpy())

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import spearmanr
 
+from steerec.data.counted import counted
 from steerec.data.findings import NOTICE, OK, WARNING, Finding
 from steerec.data.health_facts import EventFacts
 
@@ -64,7 +65,7 @@ def user_findings(facts: EventFacts, users: pl.DataFrame | None) -> Iterator[Fin
             "users_not_in_table",
             NOTICE,
             "Users of events that the users table lacks",
-            f"{without:,} of {len(facts.per_user):,} users have no row of attributes.",
+            f"Without a row of attributes: {without:,} of {counted(len(facts.per_user), 'user')}.",
             "They are served by their events alone.",
         )
     outcomes = [c for c in users.columns if c != "user_id" and _OUTCOME.search(c)]
@@ -86,7 +87,7 @@ def _id_findings(facts: EventFacts, items: pl.DataFrame) -> Iterator[Finding]:
             "duplicate_items",
             WARNING,
             "Item ids that occur more than once",
-            f"{copies:,} rows of the items table repeat an id.",
+            f"{counted(copies, 'row')} of the items table with an id that an earlier row has.",
             "Cleaning keeps the first; merge them if they differ.",
         )
     unknown = facts.per_item.join(items, on="item_id", how="anti")
@@ -95,17 +96,18 @@ def _id_findings(facts: EventFacts, items: pl.DataFrame) -> Iterator[Finding]:
             "items_not_in_catalogue",
             WARNING if len(unknown) > 0.05 * len(facts.per_item) else NOTICE,
             "Items of events that the catalogue lacks",
-            f"{len(unknown):,} of {len(facts.per_item):,} items with events have no row, such as "
-            f"{unknown['item_id'][0]!r}.",
+            f"Without a row: {len(unknown):,} of {counted(len(facts.per_item), 'item')} with "
+            f"events, such as {unknown['item_id'][0]!r}.",
             "Are ids written the same in both tables? Items without a row have no text.",
         )
+    n_items = items["item_id"].n_unique()
     silent = items.select("item_id").unique().join(facts.per_item, on="item_id", how="anti")
     if len(silent):
         yield Finding(
             "items_without_events",
             NOTICE,
             "Items nobody has met yet",
-            f"{len(silent):,} of {items['item_id'].n_unique():,} items have no event.",
+            f"Without any event: {len(silent):,} of {counted(n_items, 'item')}.",
             "Only their text and attributes can bring them forward: check that these are good.",
         )
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
+from steerec.data.counted import counted
 from steerec.data.formats import check_file, guarded
 from steerec.data.tables import RawTables
 from steerec.errors import DataError
@@ -56,7 +57,7 @@ def _split_lines(path: Path, separator: str, names: tuple[str, ...]) -> pl.DataF
     wrong = (parts.list.len() != len(names)).arg_true()
     if len(wrong):
         raise DataError(
-            f"{path} line {wrong[0] + 1} has {len(parts[wrong[0]])} fields, expected "
+            f"{path} line {wrong[0] + 1} has {counted(len(parts[wrong[0]]), 'field')}, expected "
             f"{len(names)} ({', '.join(names)}) separated by {separator!r}"
         )
     return parts.list.to_struct(fields=list(names)).struct.unnest()

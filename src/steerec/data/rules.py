@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from steerec.data.counted import counted
 from steerec.errors import ConfigError
 
 EARLIEST_S = 631_152_000.0  # 1990-01-01 UTC: before the web, so no click
@@ -241,7 +242,7 @@ def _reject_users(events: pl.DataFrame, reasons: pl.DataFrame) -> Verdict:
     if reasons.is_empty():
         return Verdict(events)
     joined = events.select("user_id").join(reasons, on="user_id", how="left", maintain_order="left")
-    return Verdict(events, joined["reason"], note=f"{len(reasons)} users")
+    return Verdict(events, joined["reason"], note=counted(len(reasons), "user"))
 
 
 def _reasons(n_rows: int, at: pl.Series, reason: str) -> pl.Series:

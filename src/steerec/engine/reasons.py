@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerec.contracts import History, Indices
+from steerec.data.counted import counted
 from steerec.engine.panel import Panel
 from steerec.engine.people import Person
 from steerec.engine.rules import Catalogue
@@ -103,7 +104,7 @@ def _returned(history: History, item_idx: int, now: float) -> str:
     if np.isnan(since):
         return f"Yours before: {times}."
     days = max(int(since), 0)
-    last = "today" if days == 0 else f"{days} day{'s' if days > 1 else ''} ago"
+    last = "today" if days == 0 else f"{counted(days, 'day')} ago"
     return f"Yours before: {times}, last {last}."
 
 

@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from steerec.contracts import History, Indices, Query
+from steerec.data.counted import counted
 from steerec.data.dataset import Dataset
 from steerec.errors import DataError, UnknownItemError
 
@@ -49,7 +50,7 @@ class Catalogue:
         near = self.near(item_id)
         hint = f"did you mean {', '.join(near)}?" if near else "see items.parquet for the ids"
         raise UnknownItemError(
-            f"no item has the id {item_id!r} ({self.data.n_items} items): {hint}"
+            f"no item has the id {item_id!r} ({counted(self.data.n_items, 'item')} known): {hint}"
         )
 
     def near(self, item_id: str) -> list[str]:

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import polars as pl
 
+from steerec.data.counted import counted, noun_of
 from steerec.data.health import Health
 from steerec.evaluation import page
 from steerec.evaluation.page import Html
@@ -31,11 +32,11 @@ def render_health(health: Health, *, name: str) -> str:
 
 def _verdict(health: Health) -> str:
     n = {s: sum(f.severity == s for f in health.findings) for s in ("warning", "notice")}
-    notices = f"{n['notice']} {'notice' if n['notice'] == 1 else 'notices'}"
+    notices = counted(n["notice"], "notice")
     if not n["warning"]:
         return f"Nothing stands in the way. {notices} to know of."
     them = "it" if n["warning"] == 1 else "them"
-    warnings = f"{n['warning']} {'warning' if n['warning'] == 1 else 'warnings'}"
+    warnings = counted(n["warning"], "warning")
     return (
         f"{warnings} and {notices}: look at {them} before you trust a figure made from this data."
     )
@@ -44,15 +45,15 @@ def _verdict(health: Health) -> str:
 def _figures(health: Health) -> Html:
     c = health.counts
     facts = [
-        (f"{c['n_events']:,}", "events"),
-        (f"{c['n_users']:,}", "users with events"),
-        (f"{c['n_items']:,}", "items with events"),
-        (f"{c['n_catalogue']:,}", "items in the catalogue"),
+        (f"{c['n_events']:,}", noun_of(c["n_events"], "event")),
+        (f"{c['n_users']:,}", f"{noun_of(c['n_users'], 'user')} with events"),
+        (f"{c['n_items']:,}", f"{noun_of(c['n_items'], 'item')} with events"),
+        (f"{c['n_catalogue']:,}", f"{noun_of(c['n_catalogue'], 'item')} in the catalogue"),
         (f"{100 * c['density']:.3g} %", "of all pairs seen"),
         (f"{100 * c['repeat_share']:.1f} %", "of events are repeats"),
     ]
     if c["days"]:
-        facts.append((f"{c['days']:,}", "days from first to last"))
+        facts.append((f"{c['days']:,}", f"{noun_of(c['days'], 'day')} from first to last"))
     return page.tiles(facts)
 
 
@@ -114,7 +115,7 @@ def _histories(health: Health) -> list[Html]:
     axes.set_xlabel("events of a user")
     axes.set_ylabel("users")
     _thousands(axes.yaxis)
-    alt = "; ".join(f"{a}: {b:,} users" for a, b in table.iter_rows())
+    alt = "; ".join(f"{a}: {counted(b, 'user')}" for a, b in table.iter_rows())
     words = (
         "Users with few events are led by item texts and trends, the others by their own habits."
     )

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from steerec.data.counted import counted, noun_of
 from steerec.errors import DataError
 from steerec.evaluation import page
 from steerec.evaluation.page import Html
@@ -62,9 +63,9 @@ def _figures(result: Mapping[str, Any]) -> Html:
         for m in (first_of(models, "ndcg"), hit_metric(models))
         if m in models[name]
     ]
-    for key, label in (("requests", "requests measured"), ("users", "users")):
+    for key, noun in (("requests", "request"), ("users", "user")):
         if key in result:
-            facts.append((f"{result[key]:,}", label))
+            facts.append((f"{result[key]:,}", noun_of(result[key], noun) + " measured"))
     fit = result.get("seconds", {}).get("fit")
     if fit is not None:
         facts.append((_duration(fit), "to learn"))
@@ -114,7 +115,7 @@ def _slices(result: Mapping[str, Any]) -> list[Html]:
         axes.barh(
             places, values, step * 0.9, color=_slice_colour(name), label=page.label(name_of(name))
         )
-    labels = [f"{_slice_words(k)}\n{v['n']:,} requests" for k, v in slices.items()]
+    labels = [f"{_slice_words(k)}\n{counted(v['n'], 'request')}" for k, v in slices.items()]
     axes.set_yticks(range(len(slices)), [page.label(text) for text in labels])
     axes.invert_yaxis()
     axes.set_xlabel(metric.upper())
