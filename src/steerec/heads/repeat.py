@@ -16,6 +16,7 @@ from steerec.heads.contract import HistoryHead
 
 DAY_S = 86_400.0
 N_FEATURES = 16
+USERS_AT_ONCE = 64  # in the fit; bounds memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,27 +73,17 @@ class Repeat(HistoryHead):
         pairs = data.user_idx.astype(np.int64) * data.n_items + data.item_idx
         if len(np.unique(pairs)) > (1 - config.least) * len(pairs):
             return cls(config, np.zeros(N_FEATURES), returns)
-        blocks, labels, total = [], [], 0
-        for user_idx in rng.permutation(data.n_users):
-            for past, step_items, time in _newest_steps(data.history(int(user_idx)), config):
-                own = _own(past, time, returns)
-                blocks.append(own.features)
-                labels.append(np.isin(own.items, step_items))
-                total += len(own.items)
-            if total >= config.max_rows:
-                break
-        if not any(label.any() for label in labels):  # nothing was ever taken twice
+        x, y = _lessons(data, returns, config, rng)
+        if not y.any():  # nothing was ever taken twice
             return cls(config, np.zeros(N_FEATURES), returns)
-        x = np.concatenate(blocks)
-        y = np.concatenate(labels).astype(np.float64)
         return cls(config, _logistic(x, y, config), returns)
 
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: NaN for items that are not in the user's history."""
         scores = np.full((len(states), self.n_items), np.nan, np.float32)
-        for row, state in enumerate(states if self.weights.any() else ()):
-            own = _own(state, float(now[row]), self.returns)
-            scores[row, own.items] = own.features @ self.weights
+        if self.weights.any():
+            own = _own(states, now, self.returns)
+            scores[own.row, own.items] = own.features @ self.weights
         return scores if items is None else scores[:, items]
 
     def because(self, state: History, item_idx: int) -> Floats:
@@ -115,71 +106,164 @@ class Repeat(HistoryHead):
 
 @dataclass(frozen=True)
 class _Own:
-    """A user's own items and what is known of each: (n,) items and (n, N_FEATURES)."""
+    """The own items of several users: (n,) row of the user, (n,) items and (n, N_FEATURES)."""
 
+    row: NDArray[np.int64]
     items: Indices
     features: NDArray[np.float64]
 
 
-def _steps(history: History) -> NDArray[np.int64]:
-    """(n,): number of each event's step, from 0; a basket is one step, else an event."""
-    fresh = np.ones(len(history), bool)
-    fresh[1:] = (history.basket[1:] != history.basket[:-1]) | (history.basket[1:] < 0)
-    return np.asarray(np.cumsum(fresh) - 1)
+def _lessons(
+    data: Dataset, returns: NDArray[np.float64], config: RepeatConfig, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Features of (step, own item) and whether the step held it, whole users in random order."""
+    order, n_items = rng.permutation(data.n_users), len(returns)
+    features, labels, total = [np.empty((0, N_FEATURES))], [np.empty(0)], 0
+    for start in range(0, data.n_users, USERS_AT_ONCE):
+        lessons = [
+            _newest_steps(data.history(int(u)), config) for u in order[start:][:USERS_AT_ONCE]
+        ]
+        flat = [lesson for of_user in lessons for lesson in of_user]
+        own = _own([past for past, _, _ in flat], np.array([time for _, _, time in flat]), returns)
+        taken = np.repeat(np.arange(len(flat)), [len(items) for _, items, _ in flat]) * n_items
+        taken += np.concatenate([np.empty(0, np.int32), *(items for _, items, _ in flat)])
+        stop = np.cumsum(np.bincount(own.row, minlength=len(flat)))
+        ends = np.cumsum([len(of_user) for of_user in lessons]) - 1  # last step of each user
+        upto = total + np.where(ends >= 0, stop[ends], 0)
+        enough = int(np.searchsorted(upto, config.max_rows))  # the first user who fills it
+        cut = len(own.row) if enough == len(upto) else int(upto[enough] - total)
+        features.append(own.features[:cut])
+        labels.append(np.isin(own.row * n_items + own.items, taken)[:cut].astype(np.float64))
+        total += cut
+        if enough < len(upto):
+            break
+    return np.concatenate(features), np.concatenate(labels)
 
 
 def _newest_steps(history: History, config: RepeatConfig) -> list[tuple[History, Indices, float]]:
     """(past, items of the step, its time) for the newest steps of a history."""
-    steps = _steps(history)
-    if len(steps) == 0:
-        return []
-    found = []
-    for step in range(max(1, int(steps[-1]) + 1 - config.newest_steps), int(steps[-1]) + 1):
-        start, stop = np.searchsorted(steps, [step, step + 1])
-        past = history.slice(0, int(start))
-        found.append((past, history.item_idx[start:stop], float(history.time[start])))
-    return found
+    opens = np.flatnonzero(_opens(history.basket))
+    stops = np.append(opens[1:], len(history))
+    return [
+        (history.slice(0, start), history.item_idx[start:stop], float(history.time[start]))
+        for start, stop in zip(opens.tolist(), stops.tolist(), strict=False)
+        if start > 0
+    ][-config.newest_steps :]
 
 
-def _own(history: History, now: float, returns: NDArray[np.float64]) -> _Own:
-    known = (history.weight > 0) & (history.item_idx >= 0) & (history.item_idx < len(returns))
-    if not known.any():
-        return _Own(np.empty(0, np.int32), np.empty((0, N_FEATURES)))
-    items, steps, times = history.item_idx[known], _steps(history)[known], history.time[known]
-    n_steps = float(steps[-1]) + 1
-    unique, first, inverse = np.unique(items, return_index=True, return_inverse=True)
-    count = np.bincount(inverse).astype(np.float64)
-    newest = len(items) - 1 - np.unique(items[::-1], return_index=True)[1]
-    since = n_steps - steps[newest]  # 1: in the newest step
-    span = (n_steps - steps[first]).astype(np.float64)  # steps since it was first taken
-    gap = np.where(count > 1, (steps[newest] - steps[first]) / np.maximum(count - 1, 1), 0.0)
+def _opens(basket: Indices) -> NDArray[np.bool_]:
+    """(n,): which events open a step; a basket is one step, else an event is."""
+    opens = np.ones(len(basket), bool)
+    opens[1:] = (basket[1:] != basket[:-1]) | (basket[1:] < 0)
+    return opens
+
+
+def _own(histories: Sequence[History], now: Times, returns: NDArray[np.float64]) -> _Own:
+    """The own items of each user, rising, as the user's clock shows `now`."""
+    taken = _Taken.of(histories, len(returns))
+    if len(taken.items) == 0:
+        return _Own(np.empty(0, np.int64), np.empty(0, np.int32), np.empty((0, N_FEATURES)))
+    key = taken.row * len(returns) + taken.items
+    order = np.argsort(key, kind="stable")  # each pair's events side by side, oldest first
+    fresh = np.ones(len(order), bool)
+    fresh[1:] = key[order[1:]] != key[order[:-1]]
+    first = np.flatnonzero(fresh)
+    pair = np.empty(len(order), np.int64)
+    pair[order] = np.cumsum(fresh) - 1
+    count = np.diff(np.append(first, len(order))).astype(np.float64)
+    oldest, newest = order[first], order[np.append(first[1:], len(order)) - 1]
+    row, n_steps = taken.row[oldest], taken.n_steps[taken.row]
+    recent = np.bincount(pair, 0.8 ** (n_steps - 1 - taken.step))  # decayed frequency
+    n_taken, n_own = np.bincount(taken.row), np.maximum(np.bincount(row), 1)
+    features = _features(
+        count=count,
+        since=taken.n_steps[row] - taken.step[newest],
+        span=taken.n_steps[row] - taken.step[oldest],
+        recent=np.asarray(recent, np.float64),
+        days=(now[row] - taken.time[newest]) / DAY_S,
+        n_steps=taken.n_steps[row],
+        each=(n_taken / n_own)[row],
+        returns=returns[taken.items[oldest]],
+    )
+    return _Own(row, taken.items[oldest], features)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """Events of positive weight of several users, one after the other.
+
+    Attributes:
+        row, items, time: (n,) whose it is, what and when.
+        step: (n,) number of the event's step among the user's, from 0.
+        n_steps: (n_users,) float64, steps up to the newest of these events.
+    """
+
+    row: NDArray[np.int64]
+    items: Indices
+    time: Times
+    step: NDArray[np.int64]
+    n_steps: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, histories: Sequence[History], n_items: int) -> Self:
+        items = np.concatenate([np.empty(0, np.int32), *(h.item_idx for h in histories)])
+        basket = np.concatenate([np.empty(0, np.int32), *(h.basket for h in histories)])
+        weight = np.concatenate([np.empty(0, np.float32), *(h.weight for h in histories)])
+        time = np.concatenate([np.empty(0), *(h.time for h in histories)])
+        sizes = np.array([len(h) for h in histories], np.int64)
+        row = np.repeat(np.arange(len(histories)), sizes)
+        starts = (np.cumsum(sizes) - sizes)[sizes > 0]
+        opens = _opens(basket)
+        opens[starts] = True
+        number = np.cumsum(opens)
+        step = number - np.repeat(number[starts], sizes[sizes > 0])
+        known = np.flatnonzero((weight > 0) & (items >= 0) & (items < n_items))
+        row, step = row[known], step[known]
+        n_steps = np.zeros(len(histories))
+        n_steps[row] = step + 1  # of the last event, which is the user's newest
+        return cls(row, items[known], time[known], step, n_steps)
+
+
+def _features(
+    *,
+    count: NDArray[np.float64],
+    since: NDArray[np.float64],
+    span: NDArray[np.float64],
+    recent: NDArray[np.float64],
+    days: NDArray[np.float64],
+    n_steps: NDArray[np.float64],
+    each: NDArray[np.float64],
+    returns: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """(n, N_FEATURES) of pairs of a user and an own item.
+
+    Args:
+        since, span: steps since the item's newest and oldest event; 1 in the newest step.
+        each: events of the user for each own item.
+    """
+    gap = np.where(count > 1, (span - since) / np.maximum(count - 1, 1), 0.0)
     rhythm = np.where(gap > 0, np.log((since + 0.5) / (gap + 0.5)), 0.0)
-    days = (now - times[newest]) / DAY_S
     days = np.where(np.isnan(days), 0.0, np.log1p(np.maximum(days, 0.0)))
     log_count, log_since = np.log(count), np.log(since)
-    recent = np.bincount(inverse, 0.8 ** (n_steps - 1 - steps))  # decayed frequency
-    features = np.stack(
-        [
-            np.ones(len(unique)),
-            log_count,
-            log_count**2,
-            log_since,
-            log_since**2,
-            np.log(count / span + 0.02),
-            np.log(count / n_steps + 0.02),
-            np.log(recent + 0.02),
-            rhythm,
-            rhythm**2,
-            (count == 1).astype(np.float64),
-            (since == 1).astype(np.float64),
-            days,
-            np.full(len(unique), np.log(n_steps)),
-            np.full(len(unique), np.log(len(items) / len(unique))),
-            returns[unique],
-        ],
-        axis=1,
+    columns = (
+        np.ones(len(count)),
+        log_count,
+        log_count**2,
+        log_since,
+        log_since**2,
+        np.log(count / span + 0.02),
+        np.log(count / n_steps + 0.02),
+        np.log(recent + 0.02),
+        rhythm,
+        rhythm**2,
+        (count == 1).astype(np.float64),
+        (since == 1).astype(np.float64),
+        days,
+        np.log(n_steps),
+        np.log(each),
+        returns,
     )
-    return _Own(unique.astype(np.int32), features)
+    return np.stack(columns, axis=1)
 
 
 def _rates_of_return(data: Dataset, shrink: float) -> NDArray[np.float64]:
