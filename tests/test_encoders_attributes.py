@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from steerec.encoders.attributes import AttributeConfig, AttributeEncoder
-from steerec.encoders.whiten import Whitening
+from steerec.heads.whitening import Whitening
 from steerec.errors import DataError
 
 

@@ -1,6 +1,7 @@
 """What every head promises, and the defaults of heads whose state is the history itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -8,6 +9,27 @@ import numpy as np
 
 from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
+
+
+def unwatched(what: str, done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a head that trains by epochs may use beside its data.
+
+    Attributes:
+        watch: called with what is done, steps done and steps in all.
+        folder: where a checkpoint is kept after each epoch and taken up again; None: nowhere.
+        previous: a head of the same kind to go on from; None: from the start.
+        rows: (n_items,) the item's index in `previous`, -1 where it has none.
+    """
+
+    watch: Callable[[str, int, int], None] = unwatched
+    folder: Path | None = None
+    previous: Any = None
+    rows: Indices | None = None
 
 
 class Head(Protocol):

@@ -1,5 +1,7 @@
 """Whitening: sentence vectors share a few strong directions; taking them out sets items apart."""
 
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -7,11 +9,7 @@ from typing import Self
 import numpy as np
 
 from steerec.contracts import Floats
-from steerec.encoders.arrays import read_arrays
-from steerec.encoders.settings import unit_rows
 from steerec.errors import DataError
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -85,12 +83,13 @@ class Whitening:
             )
         out = (vectors - self.mean) @ self.projection
         out[~vectors.any(axis=1)] = 0
-        return unit_rows(out.astype(np.float32))
+        length = np.linalg.norm(out, axis=1, keepdims=True)
+        return np.divide(out, length, out=np.zeros_like(out), where=length > 0).astype(np.float32)
 
     def save(self, path: Path) -> None:
         """Write one .npz file, no pickle."""
         with path.open("wb") as file:
-            np.savez(file, format=np.int64(FORMAT), mean=self.mean, projection=self.projection)
+            np.savez(file, mean=self.mean, projection=self.projection)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -99,10 +98,14 @@ class Whitening:
         Raises:
             DataError: if the file is no saved whitening.
         """
-        number, mean, projection = read_arrays(path, "format", "mean", "projection")
-        if int(number) != FORMAT or projection.shape[:1] != mean.shape:
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                mean, projection = arrays["mean"], arrays["projection"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+            raise DataError(f"{path} holds no whitening ({e}): fit and save again") from e
+        if projection.shape[:1] != mean.shape:
             raise DataError(
-                f"{path} has format {int(number)} and shapes {mean.shape}, "
-                f"{projection.shape}, expected format {FORMAT}: fit and save again"
+                f"{path} holds mean {mean.shape} and projection {projection.shape}, which do not "
+                "belong together: fit and save again"
             )
         return cls(mean, projection)

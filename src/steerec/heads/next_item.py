@@ -1,0 +1,457 @@
+"""What networks of the next item share: fitted on tracks, asked with a history, served as vectors.
+
+Legend: B windows, T places, D width, N items, M targets.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from steerec.contracts import Floats, History, Indices, Times
+from steerec.data.dataset import Dataset
+from steerec.errors import ConfigError, DataError
+from steerec.heads.contract import Lesson, best
+from steerec.heads.item_inputs import ItemInputs, ItemTexts
+from steerec.heads.losses import sampled_loss, softmax_loss
+from steerec.heads.training import TrainingConfig, device_of, fingerprint, train
+from steerec.heads.whitening import Whitening
+from steerec.heads.windows import Batch, Track, query_batches, tracks, training_batches
+
+N_SCALES = 8  # time lags are described by how near they are to so many scales
+SHORTEST_S, LONGEST_S = 1.0, 3.2e7  # a second to a year
+QUERY_TOKENS = 20_000  # events read at once when many histories are asked with
+LEAST_BATCHES = 60  # steps of an epoch, where the data are few
+LEAST_TARGETS = 20  # fewer steps teach a network nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextItemConfig(TrainingConfig):
+    """Settings that networks of the next item share."""
+
+    width: int = 64  # length of an item's vector
+    length: int = 200  # newest events read
+    dropout: float = 0.2
+    times: bool = True  # read times where the data has them; false: order only
+    text_dims: int = 128  # dimensions kept of the items' text vectors; 0: do without texts
+    id_dropout: float = 0.1  # share of items that each step places by their text alone
+    full_softmax: int = 30_000  # up to so many items the loss is over all; above over a sample
+    negatives: int = 4_096  # items in that sample
+    dislike: float = 4.0  # nats that an item as good as equal to a disliked one loses
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if self.width < 8 or self.width % 8 or self.length < 2:
+            raise ConfigError(
+                f"width={self.width}, length={self.length}: expected a multiple of 8, and at "
+                "least 2"
+            )
+        if not (0 <= self.dropout < 1 and 0 <= self.id_dropout < 1):
+            raise ConfigError(
+                f"dropout={self.dropout}, id_dropout={self.id_dropout}: expected in [0, 1)"
+            )
+        if min(self.text_dims, self.full_softmax, self.dislike) < 0 or self.negatives < 1:
+            raise ConfigError(
+                f"text_dims={self.text_dims}, full_softmax={self.full_softmax}, dislike="
+                f"{self.dislike}, negatives={self.negatives}: expected at least 0, 0, 0 and 1"
+            )
+
+
+@dataclass
+class Reading:
+    """A user's newest events and, once asked for, what the network made of them.
+
+    Attributes:
+        disliked: (n,) int32, items among the newest events that weigh below 0.
+        h: (width,) before the moment of the request plays a part; None: not read yet.
+    """
+
+    track: Track
+    disliked: Indices
+    h: Floats | None = field(default=None, compare=False)
+
+
+def lag_features(lag: Times) -> Floats:
+    """(..., N_SCALES) float32: nearness of the log of a time lag to evenly spaced scales.
+
+    Lags below a second count as one, NaN gives zeros.
+    """
+    centres = np.linspace(np.log(SHORTEST_S), np.log(LONGEST_S), N_SCALES)
+    width = centres[1] - centres[0]
+    position = np.log(np.clip(lag, SHORTEST_S, LONGEST_S))[..., None]
+    near = np.maximum(0.0, 1.0 - np.abs(position - centres) / width)
+    found: Floats = np.nan_to_num(near).astype(np.float32)
+    return found
+
+
+class Reader(nn.Module):
+    """Item vectors, a body that reads windows of them, and the moment of the request."""
+
+    def __init__(
+        self, inputs: ItemInputs, body: nn.Module, config: NextItemConfig, *, times: bool
+    ) -> None:
+        super().__init__()
+        width = config.width
+        self.inputs, self.body, self.times = inputs, body, times
+        self.scale = width**0.5
+        self.enter = nn.Dropout(config.dropout)
+        self.norm = nn.LayerNorm(width)
+        if times:
+            self.since_last = nn.Linear(N_SCALES, width, bias=False)
+            self.until_next = nn.Linear(N_SCALES, width, bias=False)
+            nn.init.zeros_(self.since_last.weight)
+            nn.init.zeros_(self.until_next.weight)
+
+    def read(self, table_ND: Tensor, item_BT: Tensor, time_BT: NDArray[np.float64]) -> Tensor:
+        """(B, T, D): what is known after each place, before the moment of a request counts."""
+        padded = torch.cat([table_ND, torch.zeros_like(table_ND[:1])])
+        x = padded[item_BT] * self.scale
+        if self.times:
+            lag = np.diff(time_BT, axis=1, prepend=np.nan)
+            x = x + self.since_last(torch.from_numpy(lag_features(lag)).to(x))
+        h: Tensor = self.body(self.enter(x), time_BT if self.times else None)
+        return h
+
+    def ask(self, h: Tensor, lag: Times) -> Tensor:
+        """The vectors that items are compared with, `lag` seconds after the last event."""
+        if self.times:
+            h = h + self.until_next(torch.from_numpy(lag_features(lag)).to(h))
+        out: Tensor = self.norm(h)
+        return out
+
+
+@dataclass
+class _Course:
+    """The network with its tracks, as `train` wants them."""
+
+    net: Reader
+    tracks: list[Track]
+    held: list[Track]  # their last event is held back
+    config: NextItemConfig
+    n_items: int
+    log_share: Tensor
+    repeats: bool
+
+    @cached_property
+    def tokens(self) -> int:
+        """Events in a batch: as set, but few enough for LEAST_BATCHES in an epoch."""
+        n_events = sum(len(track) for track in self.tracks)
+        return int(np.clip(n_events // LEAST_BATCHES, 256, self.config.batch_tokens))
+
+    def batches(self, rng: np.random.Generator) -> list[Batch]:
+        """See Teachable."""
+        made = training_batches(
+            self.tracks,
+            self.n_items,
+            length=self.config.length,
+            tokens=self.tokens,
+            rng=rng,
+        )
+        return [batch for batch in made if len(batch.target)]
+
+    def loss(self, batch: Batch) -> Tensor:
+        """See Teachable."""
+        device = self.net.inputs.delta.device
+        table, bias = self.net.inputs()
+        h_BTD = self.net.read(table, torch.from_numpy(batch.item).to(device), batch.time)
+        row, place = torch.from_numpy(batch.row), torch.from_numpy(batch.place)
+        lag = batch.target_time - batch.time[batch.row, batch.place]
+        h = self.net.ask(h_BTD[row.to(device), place.to(device)], lag)
+        target = torch.from_numpy(batch.target).to(device)
+        if self.n_items <= self.config.full_softmax:
+            return softmax_loss(h, table, bias, target)
+        return self._sampled(h, table, bias, target)
+
+    def _sampled(self, h: Tensor, table: Tensor, bias: Tensor, target: Tensor) -> Tensor:
+        share = self.log_share.exp()
+        q = share.sqrt() / share.sqrt().sum()  # flatter than popularity: targets bring the rest
+        drawn = torch.multinomial(q, self.config.negatives, replacement=True)
+        expected = self.config.negatives * q + len(target) * share
+        log_in = torch.log(-torch.expm1(-expected))
+        return sampled_loss(h, table, bias, target, drawn_S=drawn, log_expected_N=log_in)
+
+    def validate(self) -> float | None:
+        """See Teachable: NDCG@10 of the events held back, over the whole catalogue."""
+        if not self.held:
+            return None
+        table, bias = self.net.inputs()
+        table, bias = table.detach(), bias.detach()
+        histories = [track.slice(0, len(track) - 1) for track in self.held]
+        total = 0.0
+        for chosen, h in read_tracks(self.net, table, histories, self.config.length):
+            lag = np.array([self.held[i].time[-1] - histories[i].time[-1] for i in chosen])
+            with torch.no_grad():
+                scores = (self.net.ask(h, lag) @ table.T + bias).cpu().numpy()
+            for row, i in enumerate(chosen):
+                total += self._gain(scores[row], histories[i], int(self.held[i].item[-1]))
+        return total / len(self.held)
+
+    def _gain(self, scores: Floats, history: Track, target: int) -> float:
+        if not self.repeats:
+            own = history.item[history.item != target]
+            scores[own] = -np.inf
+        rank = 1 + int((scores > scores[target]).sum())
+        return 1 / float(np.log2(rank + 1)) if rank <= 10 else 0.0
+
+
+def _enrol(
+    cls: Any,
+    data: Dataset,
+    of: list[Track],
+    texts: ItemTexts,
+    config: Any,
+    rng: np.random.Generator,
+) -> _Course:
+    """A fresh network on its device, and the tracks parted into those learnt and those held."""
+    times = bool(config.times and data.has_times)
+    counts = np.bincount(np.concatenate([t.item for t in of]), minlength=data.n_items)
+    device = device_of(config)
+    seed = int(rng.integers(2**31))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inputs = ItemInputs(
+            texts.vectors, counts.astype(np.float32), config.width, id_dropout=config.id_dropout
+        )
+        net = Reader(inputs, cls.body(config, times=times), config, times=times).to(device)
+    long = np.flatnonzero([len(track) >= 3 for track in of])
+    n_held = min(config.validation_users, len(long) // 10)
+    held = set(rng.choice(long, n_held, replace=False).tolist()) if n_held else set()
+    learnt = [t.slice(0, len(t) - 1) if i in held else t for i, t in enumerate(of)]
+    share = torch.from_numpy(np.maximum(counts, 0.5) / np.maximum(counts, 0.5).sum())
+    return _Course(
+        net,
+        learnt,
+        [of[i] for i in sorted(held)],
+        config,
+        data.n_items,
+        share.float().log().to(device),
+        data.has_repeats,
+    )
+
+
+def go_on_from(net: nn.Module, previous: nn.Module, rows: Indices) -> None:
+    """Take over what an earlier network learnt; rows of items follow the items.
+
+    Args:
+        rows: (n_items,) the item's row in the earlier network, -1 where it has none.
+    """
+    old = previous.state_dict()
+    kept = rows >= 0
+    state = net.state_dict()
+    for name, tensor in state.items():
+        earlier = old.get(name)
+        if earlier is None:
+            continue
+        if len(tensor.shape) and name.startswith("inputs.") and len(tensor) == len(rows):
+            tensor[torch.from_numpy(kept)] = earlier[torch.from_numpy(rows[kept]).long()].to(tensor)
+        elif tensor.shape == earlier.shape:
+            tensor.copy_(earlier)
+    net.load_state_dict(state)
+
+
+@torch.no_grad()
+def read_tracks(
+    net: Reader, table: Tensor, of: Sequence[Track], length: int
+) -> list[tuple[NDArray[np.int64], Tensor]]:
+    """(positions in `of`, (b, D) after the last event) of all tracks with events."""
+    found = []
+    for chosen, batch in query_batches(of, len(table), length=length, tokens=QUERY_TOKENS):
+        h = net.read(table, torch.from_numpy(batch.item).to(table.device), batch.time)
+        last = np.array([min(len(of[i]), length) - 1 for i in chosen])
+        found.append((chosen, h[torch.arange(len(chosen)), torch.from_numpy(last)]))
+    return found
+
+
+@dataclass
+class NextItem:
+    """A trained network of the next item; subclasses bring a body.
+
+    Attributes:
+        net: on the CPU, in evaluation mode.
+        vectors, bias: (N, D), (N,) what histories are compared with.
+        known: (N,) items with a text or with events in training; others score NaN.
+        texts: how texts of the catalogue became vectors.
+        curve: one entry for each epoch of the training.
+    """
+
+    name: ClassVar[str] = ""
+    trains: ClassVar[bool] = True
+    config: Any
+    net: Reader
+    vectors: Floats
+    bias: Floats
+    known: NDArray[np.bool_]
+    texts: ItemTexts
+    curve: list[dict[str, Any]]
+
+    def __post_init__(self) -> None:
+        """Sizes and the table as a tensor."""
+        self.n_items = len(self.vectors)
+        self._table = torch.from_numpy(self.vectors)
+        length = np.linalg.norm(self.vectors, axis=1, keepdims=True)
+        self._unit = self.vectors / np.maximum(length, 1e-12)
+
+    @classmethod
+    def config_class(cls) -> type[NextItemConfig]:
+        """The class of its settings."""
+        raise NotImplementedError
+
+    @classmethod
+    def body(cls, config: Any, *, times: bool) -> nn.Module:
+        """(B, T, D) and times to (B, T, D), each place from itself and those before it."""
+        raise NotImplementedError
+
+    @classmethod
+    def fit(
+        cls,
+        data: Dataset,
+        config: Any,
+        rng: np.random.Generator,
+        lesson: Lesson | None = None,
+    ) -> Self:
+        """See Head.
+
+        Raises:
+            DataError: if there are too few steps from one event to the next.
+            TrainingError: if training was lost.
+        """
+        aid = lesson or Lesson()
+        of = tracks(data)
+        n_targets = sum(len(track) - 1 for track in of)
+        if n_targets < LEAST_TARGETS:
+            raise DataError(
+                f"{cls.name}: {n_targets} steps from one event to a next one, expected at least "
+                f"{LEAST_TARGETS}: give more events"
+            )
+        texts = ItemTexts.of(data, config.text_dims)
+        course = _enrol(cls, data, of, texts, config, rng)
+        if aid.previous is not None and aid.rows is not None:
+            go_on_from(course.net, aid.previous.net, aid.rows)
+        mark = fingerprint(cls.name, config, data.content_hash)
+        curve = train(cls.name, course, config, rng, aid=aid, mark=mark)
+        net = course.net.cpu().eval()
+        seen = np.bincount(np.concatenate([t.item for t in of]), minlength=data.n_items) > 0
+        vectors, bias = net.inputs.table(seen)
+        known = seen | texts.known
+        return cls(config, net, vectors.numpy(), bias.numpy(), known, texts, curve)
+
+    def start(self, history: History) -> Reading:
+        """See Head."""
+        track = Track.of(history, self.n_items).last(self.config.length)
+        return Reading(track, self._disliked(history.last(self.config.length)))
+
+    def update(self, state: Reading, event: History) -> Reading:
+        """See Head."""
+        track = state.track.join(Track.of(event, self.n_items)).last(self.config.length)
+        disliked = np.setdiff1d(state.disliked, event.item_idx)  # the newest word counts
+        return Reading(track, np.union1d(disliked, self._disliked(event)).astype(np.int32))
+
+    def observe(self, state: Any, event: History) -> None:
+        """See Head: nothing is counted live."""
+
+    def score(self, states: Sequence[Reading], items: Indices | None, now: Times) -> Floats:
+        """See Head: logits of the next item."""
+        self._read(states)
+        wanted = self.vectors if items is None else self.vectors[items]
+        bias = self.bias if items is None else self.bias[items]
+        known = self.known if items is None else self.known[items]
+        scores = np.full((len(states), len(wanted)), np.nan, np.float32)
+        rows = [i for i, state in enumerate(states) if state.h is not None]
+        if rows:
+            h = torch.from_numpy(np.stack([self._h(states[i]) for i in rows]))
+            lag = np.array([now[i] - states[i].track.time[-1] for i in rows])
+            with torch.no_grad():
+                asked = self.net.ask(h, lag).numpy()
+            scores[rows] = asked @ wanted.T + bias
+            scores[:, ~known] = np.nan
+        for row, state in enumerate(states):
+            if len(state.disliked):
+                scores[row] -= self.config.dislike * self._near(state.disliked, items)
+        return scores
+
+    def retrieve(self, state: Reading, n: int, now: float) -> Indices:
+        """See Head: the best of the whole catalogue."""
+        return best(self.score([state], None, np.array([now]))[0], n)
+
+    def because(self, state: Reading, item_idx: int) -> Floats:
+        """See Head: the network does not reason from single events."""
+        return np.empty(0, np.float32)
+
+    def forget(self, user_idx: int, history: History) -> bool:
+        """See Head: waits for the next refit."""
+        return False
+
+    def save(self, folder: Path) -> None:
+        """See Head."""
+        about = {"config": asdict(self.config), "times": self.net.times, "curve": self.curve}
+        (folder / f"{self.name}.json").write_text(json.dumps(about), "utf-8")
+        tensors = {k: v.contiguous() for k, v in self.net.state_dict().items()}
+        tensors["served.vectors"] = torch.from_numpy(self.vectors)
+        tensors["served.bias"] = torch.from_numpy(self.bias)
+        tensors["served.known"] = torch.from_numpy(self.known)
+        tensors["served.texts"] = torch.from_numpy(self.texts.vectors)
+        save_file(tensors, folder / f"{self.name}.safetensors")
+        if self.texts.whitening is not None:
+            self.texts.whitening.save(folder / "whitening.npz")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """See Head."""
+        about = json.loads((folder / f"{cls.name}.json").read_text("utf-8"))
+        tensors = load_file(folder / f"{cls.name}.safetensors")
+        served = {
+            k: tensors.pop(f"served.{k}").numpy() for k in ("vectors", "bias", "known", "texts")
+        }
+        file = folder / "whitening.npz"
+        whitening = Whitening.load(file) if file.is_file() else None
+        config = cls.config_class()(**about["config"])
+        texts = ItemTexts(whitening, served["texts"])
+        inputs = ItemInputs(
+            texts.vectors, np.zeros(len(served["bias"]), np.float32), config.width, id_dropout=0.0
+        )
+        net = Reader(inputs, cls.body(config, times=about["times"]), config, times=about["times"])
+        net.load_state_dict(tensors)
+        return cls(
+            config,
+            net.eval(),
+            served["vectors"],
+            served["bias"],
+            served["known"],
+            texts,
+            about["curve"],
+        )
+
+    @staticmethod
+    def _h(state: Reading) -> Floats:
+        assert state.h is not None, "asked only of states that were read"
+        return state.h
+
+    def _disliked(self, history: History) -> Indices:
+        """Items whose newest event in the history weighs below 0."""
+        last = dict(zip(history.item_idx.tolist(), history.weight.tolist(), strict=True))
+        found = sorted(i for i, w in last.items() if w < 0 and 0 <= i < self.n_items)
+        return np.array(found, np.int32)
+
+    def _near(self, disliked: Indices, items: Indices | None) -> Floats:
+        """(n,): how near each item lies to the disliked ones, as a sum of cosines above 0."""
+        wanted = self._unit if items is None else self._unit[items]
+        near: Floats = np.maximum(wanted @ self._unit[disliked].T, 0).sum(axis=1)
+        return near
+
+    def _read(self, states: Sequence[Reading]) -> None:
+        """Let the network read the histories it has not read yet, together."""
+        unread = [s for s in states if s.h is None and len(s.track)]
+        for chosen, h in read_tracks(
+            self.net, self._table, [s.track for s in unread], self.config.length
+        ):
+            for i, row in zip(chosen, h.numpy(), strict=True):
+                unread[i].h = row
