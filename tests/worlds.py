@@ -58,6 +58,7 @@ class HeldOut:
 def shop(*, n_users: int = 150, n_items: int = 96, events_each: int = 24, seed: int = 0) -> World:
     """Users with a favourite cluster who follow chains, buy again, and now and then wander.
 
+    Their town and their friends tell the cluster, but not always.
     Next event: 50 % the next item of the chain, 20 % an item bought before, 22 % any item of the
     favourite cluster (its first items far more often), 8 % any item. The last item of each
     cluster is never sold. A third of the events continue the basket before them.
@@ -81,8 +82,8 @@ def shop(*, n_users: int = 150, n_items: int = 96, events_each: int = 24, seed: 
             "categories": [[CLUSTERS[c][0]] for c in cluster],
         }
     )
-    users = pl.DataFrame({"user_id": [f"u{u:04d}" for u in range(n_users)]})
-    data = build_dataset(events, items, users).with_vectors(_vectors(cluster))
+    data = build_dataset(events, items, _people(n_users), social=_friendships(n_users))
+    data = data.with_vectors(_vectors(cluster))
     return World(data, cluster, never_sold)
 
 
@@ -93,6 +94,26 @@ def hold_out(data: Dataset) -> HeldOut:
     keep[last] = False
     train = data.take(keep)
     return HeldOut(train, [train.history(u) for u in range(data.n_users)], data.item_idx[last])
+
+
+def _people(n_users):
+    """Towns are favourite clusters, but for every tenth user; ages tell nothing."""
+    town = [(u + (u % 10 == 0)) % len(CLUSTERS) for u in range(n_users)]
+    return pl.DataFrame(
+        {
+            "user_id": [f"u{u:04d}" for u in range(n_users)],
+            "town": [CLUSTERS[t][0] for t in town],
+            "age": [20 + (7 * u) % 50 for u in range(n_users)],
+        }
+    )
+
+
+def _friendships(n_users):
+    """Each user knows the next two of the same favourite cluster, and one of another."""
+    steps = (len(CLUSTERS), 2 * len(CLUSTERS), len(CLUSTERS) + 1)
+    pairs = [(u, u + step) for u in range(n_users) for step in steps if u + step < n_users]
+    names = [(f"u{one:04d}", f"u{other:04d}") for one, other in pairs]
+    return pl.DataFrame(names, schema=["user_id", "friend_id"], orient="row")
 
 
 def _visits(user, sold, n_events, rng):

@@ -15,6 +15,7 @@ from scipy import sparse
 
 from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.counted import counted
+from steerec.data.social import renumbered, social_edges
 from steerec.errors import DataError
 
 # Kinds not named weigh 1: a free name is evidence for the item unless the settings say otherwise.
@@ -27,7 +28,7 @@ DEFAULT_WEIGHTS: Mapping[str, float] = {
     "dislike": -1.0,
     "return": -1.0,
 }
-FORMAT = 1
+FORMAT = 2  # 1 had no checksums of its files
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Dataset:
         items: one row per item in index order: item_id, title, … (list columns hold categories).
         users: one row per user in index order: user_id and demographics.
         vectors: (n_items, d) float32 encoder vectors, zero rows where an item has no text.
+        notes: what is worth telling of the data, by subject.
+        social: (n, 2) int32, pairs of users who are friends, each once; None where none are told.
     """
 
     user_ids: NDArray[np.object_]
@@ -63,6 +66,7 @@ class Dataset:
     users: pl.DataFrame
     vectors: Floats | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    social: Indices | None = None
 
     @property
     def n_users(self) -> int:
@@ -136,12 +140,7 @@ class Dataset:
 
     def matrix(self) -> sparse.csr_matrix:
         """(n_users, n_items) float32: 1 where the user's events with the item weigh above 0."""
-        total = sparse.coo_matrix(
-            (self.weight, (self.user_idx, self.item_idx)), shape=(self.n_users, self.n_items)
-        ).tocsr()  # duplicates add up
-        total.data = (total.data > 0).astype(np.float32)
-        total.eliminate_zeros()
-        return total
+        return liked(self.weight, self.user_idx, self.item_idx, (self.n_users, self.n_items))
 
     def counts(self) -> NDArray[np.int64]:
         """(n_items,): events per item, all kinds of positive weight."""
@@ -171,6 +170,7 @@ class Dataset:
             users=self.users[users.tolist()],
             items=self.items[items.tolist()],
             vectors=None if self.vectors is None else self.vectors[items],
+            social=None if self.social is None else renumbered(self.social, users, self.n_users),
         )
 
     def with_vectors(self, vectors: Floats) -> "Dataset":
@@ -195,8 +195,12 @@ class Dataset:
         pl.DataFrame(columns).write_parquet(folder / "events.parquet")
         self.items.write_parquet(folder / "items.parquet")
         self.users.write_parquet(folder / "users.parquet")
-        if self.vectors is not None:
-            np.save(folder / "vectors.npy", self.vectors, allow_pickle=False)
+        for name in _ARRAYS:
+            array, file = getattr(self, name), folder / f"{name}.npy"
+            file.unlink(missing_ok=True)  # of an older save
+            if array is not None:
+                np.save(file, array, allow_pickle=False)
+        files = sorted([*folder.glob("*.parquet"), *folder.glob("*.npy")])
         about = {
             "format": FORMAT,
             "kinds": list(self.kinds),
@@ -205,6 +209,7 @@ class Dataset:
             "n_events": self.n_events,
             "content_hash": self.content_hash,
             "notes": dict(self.notes),
+            "sha256": {file.name: _sha256(file) for file in files},
         }
         (folder / "dataset.json").write_text(json.dumps(about, indent=2, ensure_ascii=False))
 
@@ -213,12 +218,16 @@ class Dataset:
         """Read what `save` wrote.
 
         Raises:
-            DataError: if the folder is no dataset, of another format, or its content changed.
+            DataError: if the folder is no dataset, of another format, or any file of it changed.
         """
         try:
             about = json.loads((folder / "dataset.json").read_text())
             if about["format"] != FORMAT:
-                raise DataError(f"{folder} has format {about['format']}, expected {FORMAT}")
+                raise DataError(
+                    f"{folder} has format {about['format']}, expected {FORMAT}: import the data "
+                    "again, or use the version of steerec that wrote it"
+                )
+            _check_files(folder, about["sha256"])
             data = cls._read(folder, about)
         except (OSError, ValueError, TypeError, KeyError, pl.exceptions.PolarsError) as e:
             raise DataError(
@@ -233,19 +242,44 @@ class Dataset:
         events = pl.read_parquet(folder / "events.parquet")
         items = pl.read_parquet(folder / "items.parquet")
         users = pl.read_parquet(folder / "users.parquet")
-        vectors = folder / "vectors.npy"
+        arrays = [name for name in _ARRAYS if f"{name}.npy" in about["sha256"]]
         return cls(
             user_ids=users["user_id"].to_numpy().astype(object),
             item_ids=items["item_id"].to_numpy().astype(object),
             items=items,
             users=users,
             kinds=tuple(about["kinds"]),
-            vectors=np.load(vectors, allow_pickle=False) if vectors.exists() else None,
             notes=about["notes"],
+            **{name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in arrays},
             **{name: events[name].to_numpy() for name in _EVENT_COLUMNS},
         )
 
 
+def _check_files(folder: Path, told: Mapping[str, str]) -> None:
+    for name, digest in told.items():
+        if _sha256(folder / name) != digest:
+            raise DataError(
+                f"{folder} was altered: {name} is not the file that was saved; restore it, or "
+                "import the data again"
+            )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def liked(
+    weight: Floats, row: NDArray[Any], item_idx: Indices, shape: tuple[int, int]
+) -> sparse.csr_matrix:
+    """`shape`, float32: 1 where a row's events with the item weigh above 0 in all."""
+    total = sparse.coo_matrix((weight, (row, item_idx)), shape=shape).tocsr()  # duplicates add up
+    total.data = (total.data > 0).astype(np.float32)
+    total.eliminate_zeros()
+    return total
+
+
+_ARRAYS = ("vectors", "social")  # each in a file of its own, where there are any
 _EVENT_COLUMNS = ("user_idx", "item_idx", "kind", "weight", "value", "time", "basket", "row")
 
 
@@ -255,6 +289,7 @@ def build_dataset(
     users: pl.DataFrame | None = None,
     *,
     weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+    social: pl.DataFrame | None = None,
 ) -> Dataset:
     """Make a Dataset from clean tables; rows are kept as they are, none dropped.
 
@@ -265,6 +300,8 @@ def build_dataset(
         items: item_id and features; items without events stay in the catalogue. None: from events.
         users: user_id and features. None: from events.
         weights: event kind → weight; kinds not named weigh 1.
+        social: user_id and friend_id; pairs that name users unknown here are left out, and the
+            notes tell how many.
     Raises:
         DataError: if there are no events, or a row has no user or item.
     """
@@ -277,6 +314,7 @@ def build_dataset(
     kind_weight = np.array([weights.get(k, 1.0) for k in kinds], np.float32)
     # lexsort is stable and rows come in file order, so that the row breaks ties by itself.
     order = np.lexsort((_order_key(events), user_idx))
+    edges, notes = _friends(social, user_table)
     return Dataset(
         user_ids=user_table["user_id"].to_numpy().astype(object),
         item_ids=item_table["item_id"].to_numpy().astype(object),
@@ -291,7 +329,21 @@ def build_dataset(
         row=order.astype(np.int64),
         items=item_table,
         users=user_table,
+        notes=notes,
+        social=edges,
     )
+
+
+def _friends(
+    social: pl.DataFrame | None, users: pl.DataFrame
+) -> tuple[Indices | None, dict[str, str]]:
+    if social is None:
+        return None, {}
+    edges, n_unknown = social_edges(social, users["user_id"])
+    if not n_unknown:
+        return edges, {}
+    note = f"{n_unknown:,} of {len(social):,} friendships name users unknown here: left out"
+    return edges, {"social": note}
 
 
 def _check_events(events: pl.DataFrame) -> None:

@@ -13,6 +13,7 @@ from steerec.data.gorse import find_gorse, read_gorse
 from steerec.data.mapping import FIELDS, ColumnMap, check_mapping
 from steerec.data.movielens import find_movielens, read_movielens
 from steerec.data.recbole import find_recbole, read_atomic, read_recbole
+from steerec.data.social import canonical_social
 from steerec.data.sql import is_database_url, read_database
 from steerec.data.tables import RawTables, ReadResult, Tables
 from steerec.errors import DataError
@@ -75,6 +76,8 @@ def _recognise(path: Path) -> tuple[str, RawTables]:
         for name in ("items", "users"):
             if (side := _table_file(path, name)) is not None:
                 raw = _with_side(raw, name, side)
+        if (pairs := _table_file(path, "social")) is not None:
+            raw = replace(raw, social=read_frame(pairs))
         return "folder", raw
     if (inter := find_recbole(path)) is not None and find_movielens(path) is None:
         return "recbole", read_recbole(inter)
@@ -122,7 +125,10 @@ def _canonical(raw: RawTables, given: Mapping[str, str], kind: str) -> ReadResul
     for name in set(raw.untyped) & frames.keys():
         texts = [c for c in frames[name].columns if c.endswith("_text")]
         frames[name] = with_number_types(frames[name], {*FIELDS[name], *texts})
-    tables = Tables(frames["events"], frames.get("items"), frames.get("users"), notes)
+    social = None if raw.social is None else canonical_social(raw.social)
+    tables = Tables(
+        frames["events"], frames.get("items"), frames.get("users"), notes, social=social
+    )
     _log.info("read kind=%s events=%d", kind, len(tables.events))
     columns = {f"{t}.{f}": c for t, m in maps.items() for f, c in m.columns.items()}
     guessed = tuple(f"{t}.{f}" for t, m in maps.items() for f in m.guessed)

@@ -22,6 +22,7 @@ class Tables:
         items: item_id, the fields of ITEM_FIELDS that the source has, then its own columns.
         users: user_id, then the source's own columns.
         notes: what the reader found worth telling, by subject.
+        social: user_id and friend_id, one row a friendship.
         weights: event kind → weight; kinds not named weigh 1.
     """
 
@@ -30,6 +31,7 @@ class Tables:
     users: pl.DataFrame | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=lambda: DEFAULT_WEIGHTS)
+    social: pl.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class RawTables:
     items: pl.DataFrame | None = None
     users: pl.DataFrame | None = None
     untyped: tuple[str, ...] = ()
+    social: pl.DataFrame | None = None
 
 
 @dataclass(frozen=True)

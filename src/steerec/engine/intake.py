@@ -15,6 +15,7 @@ from steerec.data.public import PUBLIC_SETS, locate
 from steerec.data.read import read_tables
 from steerec.data.rules import CleanConfig
 from steerec.data.sample import sample_shop
+from steerec.data.social import social_table
 from steerec.data.tables import ReadResult, Tables
 from steerec.errors import DataError
 
@@ -110,7 +111,8 @@ def dataset_of(tables: Tables) -> Dataset:
             "cleaning left no event: see the report and the quarantine for the rules that "
             "rejected them, and switch those off that do not fit these data"
         )
-    return build_dataset(tables.events, tables.items, tables.users, weights=tables.weights)
+    weights, social = tables.weights, tables.social
+    return build_dataset(tables.events, tables.items, tables.users, weights=weights, social=social)
 
 
 def tables_of(data: Dataset) -> Tables:
@@ -137,7 +139,12 @@ def tables_of(data: Dataset) -> Tables:
         pl.when(pl.col("basket") != "-1").then(pl.col("basket")).alias("basket"),
     )
     return Tables(
-        events.sort("row").drop("row"), data.items, data.users, data.notes, data.kind_weights
+        events=events.sort("row").drop("row"),
+        items=data.items,
+        users=data.users,
+        notes=data.notes,
+        weights=data.kind_weights,
+        social=None if data.social is None else social_table(data.social, data.user_ids),
     )
 
 

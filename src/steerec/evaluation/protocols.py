@@ -118,7 +118,8 @@ def _owned(tables: Tables) -> tuple[Tables, tuple[str, ...]]:
 
 
 def _dataset(tables: Tables, events: pl.DataFrame) -> Dataset:
-    return build_dataset(events, tables.items, tables.users, weights=tables.weights)
+    weights, social = tables.weights, tables.social
+    return build_dataset(events, tables.items, tables.users, weights=weights, social=social)
 
 
 def _timed_rows(tables: Tables) -> pl.DataFrame:
