@@ -1,6 +1,7 @@
 """A snapshot gives back the same recommender, and is refused once anything about it is wrong."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from functools import cache
@@ -102,6 +103,72 @@ def test_a_failing_save_leaves_the_old_snapshot_and_no_rubbish(copy):
     broken = replace(model(), heads={**model().heads, "ease": Full()})
     with pytest.raises(SnapshotError, match="no space left"):
         save_snapshot(broken, copy)
+    assert [p.name for p in copy.parent.iterdir()] == ["model"]
+    assert load_snapshot(copy).strategy.version == 0
+
+
+@pytest.fixture
+def states(tmp_path, monkeypatch):
+    """Save over an older snapshot; keep the folder around it as it was at each step between."""
+    kept, on_disk = [], set()
+    place = tmp_path / "live" / "model"
+    save_snapshot(model(), place)
+
+    def watched(module, name):
+        call = getattr(module, name)
+
+        def step(first, *rest, **options):
+            if name == "fsync":
+                on_disk.add(os.fstat(first).st_ino)
+            else:
+                kept.append((shutil.copytree(place.parent, tmp_path / str(len(kept))), {*on_disk}))
+            return call(first, *rest, **options)
+
+        monkeypatch.setattr(module, name, step)
+
+    watched(os, "fsync")
+    for name in ("rename", "replace", "rmdir"):
+        watched(os, name)
+    save_snapshot(replace(model(), strategy=replace(model().strategy, version=3)), place)
+    monkeypatch.undo()
+    return kept, place
+
+
+def test_killed_at_any_step_a_save_leaves_the_old_or_the_new_snapshot(states):
+    kept, place = states
+    found = [load_snapshot(around / "model").strategy.version for around, _ in kept]
+    assert found == sorted(found)
+    assert {*found} == {0, 3}
+    assert load_snapshot(place).strategy.version == 3
+
+
+def test_after_a_kill_the_next_save_clears_away_what_was_left(states):
+    around = next(a for a, _ in states[0] if not (a / "model").exists())
+    assert len(list(around.iterdir())) == 2  # the old one aside, the new one not yet in place
+    save_snapshot(replace(model(), strategy=replace(model().strategy, version=4)), around / "model")
+    assert [p.name for p in around.iterdir()] == ["model"]
+    assert load_snapshot(around / "model").strategy.version == 4
+
+
+def test_all_is_on_the_disk_before_the_old_snapshot_steps_aside(states):
+    kept, place = states
+    _, on_disk = next((a, disk) for a, disk in kept if disk)
+    everything = {p.stat().st_ino for p in (place, *place.rglob("*"))}
+    assert everything <= on_disk
+
+
+def test_a_save_that_cannot_take_its_place_gives_the_old_one_back(copy, monkeypatch):
+    rename = os.rename
+
+    def refuse(source, target, **options):
+        if ".part." in str(source):
+            raise OSError("device is gone")
+        rename(source, target, **options)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(SnapshotError, match="device is gone"):
+        save_snapshot(replace(model(), strategy=replace(model().strategy, version=3)), copy)
+    monkeypatch.undo()
     assert [p.name for p in copy.parent.iterdir()] == ["model"]
     assert load_snapshot(copy).strategy.version == 0
 

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ _REMEDY = "restore it from a copy, or fit the model again and save it"
 def save_snapshot(model: Model, folder: Path, *, now: float | None = None) -> None:
     """Write the model as a folder that appears whole or not at all; an older snapshot is replaced.
 
+    Whenever the process is killed or the power fails, `load_snapshot(folder)` gives the old or the
+    new one. One writer at a time: what a killed save left beside the folder is cleared away.
+
     Save before events are learnt, or replay only later ones after loading: heads keep their live
     counts, while `model.data` has only the events it was fitted on.
 
@@ -39,13 +43,16 @@ def save_snapshot(model: Model, folder: Path, *, now: float | None = None) -> No
     Raises:
         SnapshotError: if `folder` exists and is no snapshot, or cannot be written.
     """
+    folder = folder.absolute()  # "." has no name of its own
     _check_target(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        _clear_after_a_kill(folder)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part.", dir=folder.parent))
         try:
             _write(model, part, now)
             part.chmod(0o755)  # mkdtemp makes it for this user alone
+            _sync_below(part)
             _put_in_place(part, folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -60,6 +67,8 @@ def load_snapshot(folder: Path) -> Model:
         SnapshotError: if a file is missing, altered, cut short or not of the snapshot, or the
             format is another one; names the file.
     """
+    if not folder.exists() and _aside(folder).exists():
+        folder = _aside(folder)
     manifest = _read_manifest(folder)
     _check_files(folder, manifest["files"])
     try:
@@ -84,15 +93,50 @@ def _check_target(folder: Path) -> None:
         raise SnapshotError(f"{folder} exists and is no snapshot: name another folder")
 
 
+def _aside(folder: Path) -> Path:
+    """Where the older snapshot stands for the moment in which the new one takes its place."""
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _clear_after_a_kill(folder: Path) -> None:
+    """Put an older snapshot back that stands aside, and remove parts that were never finished."""
+    aside = _aside(folder)
+    if aside.exists() and not folder.exists():
+        aside.rename(folder)
+    for left in (aside, *folder.parent.glob(f".{escape(folder.name)}.part.*")):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def _put_in_place(part: Path, folder: Path) -> None:
     """Rename; an older snapshot steps aside first, since a folder replaces only an empty one."""
-    if not folder.exists():
+    aside = _aside(folder)
+    if folder.exists():
+        folder.rename(aside)
+    try:
         part.rename(folder)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    folder.replace(aside)
-    part.rename(folder)
-    shutil.rmtree(aside)
+    except OSError:
+        if aside.exists():
+            aside.rename(folder)
+        raise
+    _sync(folder.parent)
+    shutil.rmtree(aside, ignore_errors=True)  # what is left is cleared by the next save
+
+
+def _sync_below(folder: Path) -> None:
+    """Wait until all files below, and the folders that name them, are on the disk."""
+    for path in folder.rglob("*"):
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folder, and keeps their names by itself
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _write(model: Model, folder: Path, now: float | None) -> None:
