@@ -352,6 +352,27 @@ def test_similar_users_is_the_cosine_of_rarity_weighted_items():
     assert shared().similar_users("never seen") == []
 
 
+def test_similar_users_sees_who_came_and_what_was_learnt_after_the_fit():
+    r = recommender(heads={})
+    twin, other = world().data.user_ids[:2]
+    taken = {h: r.history(h) for h in (twin, other)}
+    for who, source in (("twin of 0", twin), (other, twin)):
+        for item in np.unique(taken[source].item_idx):
+            r.learn(Event(who, str(world().data.item_ids[item])))
+    assert r.similar_users(twin, 1) == [("twin of 0", 1.0)]
+    assert r.similar_users("twin of 0", 1) == [(twin, 1.0)]
+    # What the other learnt joins what it had, and its fitted row counts no more.
+    data, likes = world().data, world().data.matrix().toarray().astype(float)
+    rarity = np.log1p(data.n_users / np.maximum(likes.sum(axis=0), 1))
+    a, b = likes[0] * rarity, np.maximum(likes[0], likes[1]) * rarity
+    found = r.similar_users(twin, data.n_users + 1)
+    assert dict(found)[other] == pytest.approx(
+        a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-5
+    )
+    assert len({u for u, _ in found}) == len(found)
+    assert twin not in dict(found)
+
+
 def test_interest_is_a_softmax_of_the_scores_over_what_may_be_shown():
     query = Query(USER, n=60, repeats=False, exclude=frozenset({"i0059"}))
     slate = shared().recommend(query)

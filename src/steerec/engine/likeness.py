@@ -1,5 +1,6 @@
 """Likeness: items like an item by what the heads know of both, users like a user by their items."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -7,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from steerec.contracts import Floats, History
+from steerec.data.dataset import liked
 from steerec.engine.panel import Panel
 from steerec.errors import DataError
 from steerec.heads.contract import best
@@ -55,28 +57,56 @@ class Likeness:
         scored = np.where(known, np.round(total / max(told, 1), 6), np.nan)
         return [(int(i), float(scored[i])) for i in best(scored.astype(np.float64), n)]
 
-    def users(self, history: History, n: int) -> list[tuple[int, float]]:
-        """At most `n` other users of the fitted data with shared items: cosine, rare items more."""
-        liked = history.item_idx[history.weight > 0]
-        if len(liked) == 0:
+    def users(
+        self, user_id: str, history: History, n: int, live: Mapping[str, History]
+    ) -> list[tuple[str, float]]:
+        """At most `n` other users with shared items: id and cosine, rare items more.
+
+        Args:
+            live: user_id → all events, of users who did something since the fit; they stand
+                for those users' rows in the fitted data.
+        """
+        matrix, rarity = self._fitted
+        own = _unit_rows(_liked([history], len(rarity)), rarity)
+        if own.nnz == 0:
             return []
-        matrix, rarity = self._users
-        own = np.zeros(matrix.shape[1], np.float32)
-        own[liked] = rarity[liked]
-        alike = matrix @ (own / max(float(np.linalg.norm(own)), 1e-12))
-        if history.user_idx >= 0:
-            alike[history.user_idx] = 0.0
+        names = list(live)
+        theirs = _unit_rows(_liked(list(live.values()), len(rarity)), rarity)
+        alike = np.concatenate([(m @ own.T).toarray().ravel() for m in (matrix, theirs)])
+        replaced = [h.user_idx for h in (history, *live.values()) if h.user_idx >= 0]
+        alike[replaced] = 0.0
+        if user_id in live:
+            alike[matrix.shape[0] + names.index(user_id)] = 0.0
         scored = np.where(alike > 0, np.round(alike, 6), np.nan)
-        return [(int(u), float(scored[u])) for u in best(scored, n)]
+        user_ids = self.panel.model.data.user_ids
+        return [
+            (str(user_ids[u] if u < len(user_ids) else names[u - len(user_ids)]), float(scored[u]))
+            for u in best(scored, n)
+        ]
 
     @cached_property
-    def _users(self) -> tuple[sparse.csr_matrix, Floats]:
+    def _fitted(self) -> tuple[sparse.csr_matrix, Floats]:
         """Rows of unit length (n_users, n_items), and the rarity (n_items,) of each item."""
         matrix = self.panel.model.data.matrix()
         takers = np.bincount(matrix.indices, minlength=matrix.shape[1])
         rarity = np.log1p(matrix.shape[0] / np.maximum(takers, 1)).astype(np.float32)
-        matrix.data = matrix.data * rarity[matrix.indices]
-        length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
-        each = np.repeat(np.maximum(length, 1e-12), np.diff(matrix.indptr))
-        matrix.data = (matrix.data / each).astype(np.float32)
-        return matrix, rarity
+        return _unit_rows(matrix, rarity), rarity
+
+
+def _liked(histories: Sequence[History], n_items: int) -> sparse.csr_matrix:
+    """(n_histories, n_items): as Dataset.matrix."""
+    if not histories:
+        return sparse.csr_matrix((0, n_items), dtype=np.float32)
+    rows = np.repeat(np.arange(len(histories)), [len(h) for h in histories])
+    items = np.concatenate([h.item_idx for h in histories])
+    weights = np.concatenate([h.weight for h in histories])
+    return liked(weights, rows, items, (len(histories), n_items))
+
+
+def _unit_rows(matrix: sparse.csr_matrix, rarity: Floats) -> sparse.csr_matrix:
+    """The rows, each item by its rarity, at length 1."""
+    weighed = matrix.multiply(rarity).tocsr()
+    length = np.sqrt(np.asarray(weighed.multiply(weighed).sum(axis=1)).ravel())
+    each = np.repeat(np.maximum(length, 1e-12), np.diff(weighed.indptr))
+    weighed.data = (weighed.data / each).astype(np.float32)
+    return weighed

@@ -85,6 +85,11 @@ class People:
             if event.timestamp is not None:
                 self._newest = max(self._newest, event.timestamp)
 
+    def live(self) -> dict[str, History]:
+        """user_id → all events of each user who did something since the fit."""
+        with self._lock:
+            return dict(self._live)
+
     def latest(self) -> float:
         """Unix seconds of the newest event known, NaN where there are no times."""
         latest = max(self._latest_fitted, self._newest)

@@ -93,13 +93,13 @@ class Recommender:
         return [(str(self.model.data.item_ids[i]), score) for i, score in found]
 
     def similar_users(self, user_id: str, n: int = 10) -> list[tuple[str, float]]:
-        """At most `n` users of the fitted data who share items with this one: id and cosine.
+        """At most `n` users who share items with this one, best first: id and cosine.
 
-        Rare items count more. Empty for a user without liked items.
+        Rare items count more, rare as of the fit; events learnt since then count for all users.
+        Empty for a user without liked items.
         """
         _check_n(n)
-        found = self._likeness.users(self._people.history(user_id), n)
-        return [(str(self.model.data.user_ids[u]), score) for u, score in found]
+        return self._likeness.users(user_id, self._people.history(user_id), n, self._people.live())
 
     def interest(self, query: Query, item_ids: Sequence[str]) -> dict[str, float]:
         """P(this item is the next one taken) for each item, under the query's conditions.
