@@ -123,6 +123,47 @@ def test_a_long_hole_in_the_log_is_noticed():
     assert codes(found, "notice") == {"days_without_events"}
 
 
+def gaps(events, now=None):
+    found = examine(events, shop()[1], now=now).findings
+    return next((f for f in found if f.code == "days_without_events"), None)
+
+
+def test_empty_days_made_by_a_few_wrong_times_name_them_as_the_cause():
+    events, _ = shop()
+    late, early = 3_000_000_000.0, 946_684_800.0  # 2065-01-24 and 2000-01-01
+    wrong = pl.when(pl.row_index() < 2).then(late).when(pl.row_index() == 2).then(early)
+    stretched = events.with_columns(timestamp=wrong.otherwise(pl.col("timestamp")))
+    found = gaps(stretched, now=START + 100 * DAY)
+    assert "The cause: 1 event before all others, such as on 2000-01-01; 2 events after" in (
+        found.detail
+    )
+    assert "2065-01-24, which is in the future. Without them 0 of 77 days would" in found.detail
+    assert "Look where the times" in found.remedy
+    assert "in the future" not in gaps(stretched).detail
+
+
+def test_a_hole_between_many_events_has_no_single_cause():
+    events, _ = shop()
+    hole = pl.col("timestamp") + pl.when(pl.row_index() > 900).then(60 * DAY).otherwise(0)
+    found = gaps(events.with_columns(timestamp=hole))
+    assert "The cause" not in found.detail
+    assert found.remedy.startswith("Days of rest")
+
+
+def test_impossible_times_are_counted_with_an_example_of_each_side():
+    events, items = shop()
+    wrong = pl.when(pl.row_index() < 2).then(3e9).when(pl.row_index() < 20).then(4e8)
+    health = examine(
+        events.with_columns(timestamp=wrong.otherwise(pl.col("timestamp"))), items, now=2e9
+    )
+    (found,) = [f for f in health.findings if f.code == "impossible_times"]
+    assert found.detail == (
+        "18 times before 1990, such as 1982-09-04; 2 times in the future, such as 2065-01-24: "
+        "1.1% of all."
+    )
+    assert found.severity == "warning"
+
+
 def test_counts_in_the_catalogue_are_leaks_by_name_or_by_number():
     events, items = shop(n_items=200)
     counted = items.join(events.group_by("item_id").len("popular"), on="item_id", how="left")

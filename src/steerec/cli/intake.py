@@ -161,7 +161,9 @@ def _examine(source: "Source", max_tokens: int) -> "Health":
         )
         step("examine", 0, None)
         tables = read.tables
-        return examine(tables.events, tables.items, tables.users, max_tokens=max_tokens)
+        return examine(
+            tables.events, tables.items, tables.users, max_tokens=max_tokens, now=time.time()
+        )
 
 
 def _print_health(health: "Health") -> None:

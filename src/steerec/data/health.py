@@ -8,11 +8,12 @@ import numpy as np
 import polars as pl
 
 from steerec.data import health_facts as facts_of
-from steerec.data.counted import counted
+from steerec.data.counted import counted, percent
 from steerec.data.dataset import Dataset
 from steerec.data.findings import NOTICE, OK, WARNING, Finding
 from steerec.data.health_facts import EventFacts, event_facts
 from steerec.data.health_items import catalogue_findings, user_findings
+from steerec.data.health_times import time_findings
 from steerec.errors import DataError
 
 
@@ -48,11 +49,13 @@ def examine(
     users: pl.DataFrame | None = None,
     *,
     max_tokens: int = 256,
+    now: float | None = None,
 ) -> Health:
     """Examine canonical tables as they were read, before cleaning.
 
     Args:
         max_tokens: how much of a text the encoder reads.
+        now: Unix seconds; later times are named. None: no time is too late.
     Raises:
         DataError: if a table lacks its id column, or there are no events.
     """
@@ -61,7 +64,7 @@ def examine(
     findings = [
         *_id_findings(facts),
         *_size_findings(facts),
-        *_time_findings(facts),
+        *time_findings(facts, now),
         *_value_findings(facts),
         *_habit_findings(facts),
         *catalogue_findings(facts, items, max_tokens=max_tokens),
@@ -136,7 +139,7 @@ def _id_findings(facts: EventFacts) -> Iterator[Finding]:
             "missing_ids",
             WARNING if lost > 0.01 * len(facts.raw) else NOTICE,
             "Events without a user or an item",
-            f"{lost:,} of {counted(len(facts.raw), 'row')} ({_percent(lost, len(facts.raw))}): "
+            f"{lost:,} of {counted(len(facts.raw), 'row')} ({percent(lost, len(facts.raw))}): "
             "without a user or an item, and of no use for learning.",
             "Map another column as user_id or item_id, or let cleaning put these rows aside.",
         )
@@ -173,111 +176,6 @@ def _size_findings(facts: EventFacts) -> Iterator[Finding]:
             f"User {facts.per_user['user_id'][0]!r} has {heaviest:,} events, "
             f"{heaviest / facts.n:.0%} of all.",
             "Is it a robot, a test account or a shared till? Leave it out or split it.",
-        )
-
-
-def _time_findings(facts: EventFacts) -> Iterator[Finding]:
-    given = _given_times(facts.raw)
-    if given.is_empty():
-        yield Finding(
-            "no_times",
-            NOTICE,
-            "No times",
-            "Events have no timestamp; their order is that of seq, or of the file.",
-            "Evaluate with leave-one-out; give times to use recency, trends and a split by time.",
-        )
-        return
-    yield from _bad_time_findings(facts, given)
-    times = facts.events["timestamp"].drop_nulls()
-    if times.is_empty():
-        return
-    if times.n_unique() == 1:
-        yield Finding(
-            "one_time",
-            WARNING,
-            "All events at one moment",
-            "Every event has the same time, so there is no before and after.",
-            "Look at the timestamp column: is it the time of the export?",
-        )
-        return
-    yield from _order_findings(facts, times)
-    yield from _gap_findings(facts)
-
-
-def _given_times(raw: pl.DataFrame) -> pl.Series:
-    if "timestamp" not in raw.columns:
-        return pl.Series([], dtype=pl.Float64)
-    return raw["timestamp"].cast(pl.Float64, strict=False).fill_nan(None).drop_nulls()
-
-
-def _bad_time_findings(facts: EventFacts, given: pl.Series) -> Iterator[Finding]:
-    missing = len(facts.raw) - len(given)
-    if missing:
-        yield Finding(
-            "missing_times",
-            WARNING if missing > 0.01 * len(facts.raw) else NOTICE,
-            "Some events have no time",
-            f"Without a timestamp, so that no order is known: {missing:,} of "
-            f"{counted(len(facts.raw), 'row')}.",
-            "Evaluations by time leave these rows out; complete the column, or give seq.",
-        )
-    odd = given.filter(~given.is_between(facts_of.EARLIEST, facts_of.LATEST))
-    if len(odd):
-        share, example = len(odd) / len(given), float(odd[0])
-        unit = "milliseconds" if 1e11 < example < 1e14 else "another unit than seconds"
-        yield Finding(
-            "odd_times",
-            WARNING,
-            "Times that are no Unix seconds",
-            f"{share:.1%} of the times lie before 1980 or after 2100, such as {example:.0f}: "
-            f"perhaps {unit}.",
-            "Cleaning turns milliseconds into seconds; else convert the column before the import.",
-        )
-
-
-def _order_findings(facts: EventFacts, times: pl.Series) -> Iterator[Finding]:
-    if len(times) > 1 and (times % facts_of.DAY_S == 0).all():
-        yield Finding(
-            "whole_days",
-            NOTICE,
-            "Times are whole days",
-            "No event has a time of day, so the order within a day is that of the file.",
-            "Give exact times where you have them; sessions and hours play no part until then.",
-        )
-    ties = facts_of.tie_share(facts)
-    if ties is not None and ties > 0.1:
-        yield Finding(
-            "ties",
-            WARNING if ties > 0.3 else NOTICE,
-            "Many events of one user in the same second",
-            f"{ties:.0%} of successive events of a user share their second; their order is that of "
-            "the file, and may hold knowledge that is not there in use.",
-            "Things done together belong in a basket; else read the figures of the part “over a "
-            "minute after the last event” beside the total.",
-        )
-    backwards = facts_of.against_time(facts)
-    if backwards is not None and backwards > 0:
-        yield Finding(
-            "seq_against_time",
-            WARNING if backwards > 0.01 else NOTICE,
-            "The order in seq contradicts the times",
-            f"{backwards:.1%} of the steps by seq go back in time.",
-            "Evaluations by time use timestamp, leave-one-out uses seq: repair one of them.",
-        )
-
-
-def _gap_findings(facts: EventFacts) -> Iterator[Finding]:
-    per_day = facts_of.events_per_day(facts)
-    empty = int((per_day["events"] == 0).sum())
-    if len(per_day) >= 14 and empty > 0.1 * len(per_day):
-        gap = facts_of.longest_gaps(facts, 1).row(0, named=True)
-        yield Finding(
-            "days_without_events",
-            NOTICE,
-            "Days without any event",
-            f"{empty:,} of {len(per_day):,} days are empty; the longest gap runs from "
-            f"{gap['since']:%Y-%m-%d} to {gap['until']:%Y-%m-%d}.",
-            "Days of rest, or a hole in the log? Trends are blind across holes.",
         )
 
 
@@ -338,8 +236,3 @@ def _habit_findings(facts: EventFacts) -> Iterator[Finding]:
 
 def _share(table: pl.DataFrame, condition: pl.Expr) -> float:
     return float(table.select(condition.mean()).item() or 0.0)
-
-
-def _percent(part: int, whole: int) -> str:
-    share = part / whole
-    return "under 0.1 %" if share < 0.001 else f"{share:.1%}"

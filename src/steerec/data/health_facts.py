@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 DAY_S = 86_400
 EARLIEST, LATEST = 315_532_800.0, 4_102_444_800.0  # 1980 and 2100: outside, a time is no Unix time
+_STRAY_DAYS = 30
 _LENGTHS = (1, 2, 5, 10, 20, 50, 100, 500)
 
 
@@ -116,6 +117,27 @@ def events_per_day(facts: EventFacts) -> pl.DataFrame:
     days = pl.DataFrame({"day": pl.int_range(first, last + 1, dtype=pl.Int32, eager=True)})
     joined = days.join(counted, on="day", how="left", maintain_order="left")
     return joined.with_columns(pl.col("day").cast(pl.Date), pl.col("events").fill_null(0))
+
+
+def bulk(per_day: pl.DataFrame) -> pl.DataFrame:
+    """The days that remain when a few stray events before and after all others are left out.
+
+    Strays are 1 % of the events at most (or one), over 30 days from the next event.
+
+    Args:
+        per_day: as from `events_per_day`.
+    """
+    busy = per_day.with_row_index("at").filter(pl.col("events") > 0)
+    at, n = busy["at"].cast(pl.Int64).to_numpy(), busy["events"].cast(pl.Int64).to_numpy()
+    first, last, left = 0, len(at), max(int(n.sum()) // 100, 1)
+    while last - first > 1:
+        cut = first + int(np.diff(at[first:last]).argmax()) + 1
+        before, after = int(n[first:cut].sum()), int(n[cut:last].sum())
+        if at[cut] - at[cut - 1] <= _STRAY_DAYS or min(before, after) > left:
+            break
+        left -= min(before, after)
+        first, last = (cut, last) if before <= after else (first, cut)
+    return per_day[int(at[first]) : int(at[last - 1]) + 1]
 
 
 def longest_gaps(facts: EventFacts, n: int = 5) -> pl.DataFrame:
