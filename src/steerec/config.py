@@ -98,6 +98,9 @@ class FitSettings:
         holdout_quantile: share of the time line that lies before the held-out cases.
         repeats: whether items of a user's own history may be recommended; not set: as the data do.
         only_new: held-out baskets count only items that are new to their user.
+        refit: heads that train by epochs continue on held-out events, train again in full, or
+            never.
+        refit_share: share of the epochs for which they continue.
     """
 
     heads: tuple[str, ...] = tuple(HEADS)
@@ -105,6 +108,8 @@ class FitSettings:
     holdout_quantile: float = 0.9
     repeats: bool | None = None
     only_new: bool = False
+    refit: str = "continue"
+    refit_share: float = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,23 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class About:
+    """What somebody tells of themselves, for heads that can read it.
+
+    Attributes:
+        texts: their words, in parts that say one thing each.
+        weight: (n,) float32, 1 for what they want, -1 for what they do not.
+        vectors: (n, dim) float32, the parts by the encoder of the items' texts; dim = 0 without.
+        attributes: column of the users' table → their value; a column that is left out is unknown.
+    """
+
+    texts: tuple[str, ...]
+    weight: Floats
+    vectors: Floats
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """One user's events, oldest first.
 
@@ -34,6 +51,7 @@ class History:
         time: (n,) float64, Unix seconds, NaN where unknown.
         basket: (n,) int32, equal numbers share a basket, -1 where there are none.
         user_idx: the user's row in the fitted data, -1 for one never seen there.
+        about: what the user tells of themselves; None: nothing.
     """
 
     item_idx: Indices
@@ -41,9 +59,15 @@ class History:
     time: Times
     basket: Indices
     user_idx: int = -1
+    about: About | None = None
 
     def __len__(self) -> int:
         return len(self.item_idx)
+
+    @property
+    def n_told(self) -> int:
+        """What is known of the user, counted in events: a sentence stands for one."""
+        return len(self) + int(self.about is not None and len(self.about.texts) > 0)
 
     def last(self, n: int) -> "History":
         """The newest `n` events."""
@@ -53,7 +77,12 @@ class History:
         """Events `start` to `stop`, views and no copies."""
         cut = np.s_[start:stop]
         return History(
-            self.item_idx[cut], self.weight[cut], self.time[cut], self.basket[cut], self.user_idx
+            self.item_idx[cut],
+            self.weight[cut],
+            self.time[cut],
+            self.basket[cut],
+            self.user_idx,
+            self.about,
         )
 
     def append(
@@ -66,6 +95,7 @@ class History:
             np.append(self.time, np.float64(time)),
             np.append(self.basket, np.int32(basket)),
             self.user_idx,
+            self.about,
         )
 
     @classmethod
@@ -88,6 +118,9 @@ class Query:
 
     Attributes:
         user_id: a known or unknown user; None for an anonymous session.
+        about: what the user says of themselves or wants now, in their own words.
+        attributes: column of the users' table → value, for a user whose row is not there yet;
+            what is given here goes before what the table says.
         session: item ids of this visit, oldest first, after the user's stored history; ids that
             the catalogue does not hold are skipped and named in the slate.
         n: length of the list.
@@ -108,6 +141,8 @@ class Query:
     repeats: bool | None = None
     scenario: str | None = None
     device: str | None = None
+    about: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +152,8 @@ class Choice:
     Attributes:
         score: w·z, in nats over an average item.
         position: place in the list, from 1.
-        sources: head name → its share of the score, in nats.
+        sources: head name → its share of the score, in nats; they add up to the score, but for
+            an item without events, which also gets the strategy's dial `unseen_items`.
         reason: one sentence for the person, naming their own events where there are any.
         because: item ids of the user's history that spoke for this item, strongest first.
     """

@@ -25,6 +25,8 @@ def register(app: typer.Typer) -> None:
         epilog="Examples:\n\n"
         "steerec recommend --snapshot snapshot/ --user u00042 -n 5\n\n"
         'steerec recommend --snapshot snapshot/ --session p00007 --filter "brand=Oskartis|Solimund"'
+        "\n\n"
+        'steerec recommend --snapshot snapshot/ --about "something for the garden, no wool"'
     )(recommend)
     app.command(epilog="Example:\n\nsteerec similar --snapshot snapshot/ --item p00007 -n 5")(
         similar
@@ -40,6 +42,13 @@ def recommend(
     n: options.Count = 10,
     exclude: Annotated[str, typer.Option(metavar="A,B", help="Item ids never to show.")] = "",
     where: _Filters = None,
+    about: Annotated[
+        str, typer.Option(metavar="TEXT", help="What the user says: something light, no horror.")
+    ] = "",
+    tell: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="What is known of a new user, such as age=30."),
+    ] = None,
     config: options.Config = None,
     *,
     repeats: Annotated[
@@ -51,9 +60,9 @@ def recommend(
     """List items for a user, a session or both, each with its reason."""
     from steerec.contracts import Query
 
-    if user is None and not session:
-        raise typer.BadParameter("name --user, --session or both")
-    recommender = _open(snapshot, config)
+    if user is None and not session and not about and not tell:
+        raise typer.BadParameter("name --user, --session, --about or --tell")
+    recommender = _open(snapshot, config, encoder=bool(about))
     query = Query(
         user_id=user,
         session=options.names(session),
@@ -61,6 +70,8 @@ def recommend(
         exclude=frozenset(options.names(exclude)),
         filter=parse_filters(where or []),
         repeats=repeats,
+        about=about or None,
+        attributes=parse_attributes(tell or []),
     )
     slate = recommender.recommend(query)
     if json:
@@ -110,14 +121,33 @@ def parse_filters(parts: list[str]) -> dict[str, frozenset[str]]:
     return found
 
 
-def _open(snapshot: Path, config: Path | None) -> "Recommender":
+def parse_attributes(parts: list[str]) -> dict[str, str]:
+    """Read `age=30`, each column once.
+
+    Raises:
+        BadParameter: if a part has another form.
+    """
+    found: dict[str, str] = {}
+    for part in parts:
+        name, sign, value = (p.strip() for p in part.partition("="))
+        if not (name and sign) or name in found:
+            raise typer.BadParameter(f"--tell {part!r}: write COLUMN=VALUE, each once")
+        found[name] = value
+    return found
+
+
+def _open(snapshot: Path, config: Path | None, *, encoder: bool = False) -> "Recommender":
+    """The snapshot's recommender; with the encoder its items were encoded by, where wanted."""
     from steerec.engine.recommender import Recommender
     from steerec.engine.snapshot import load_snapshot
+    from steerec.engine.texts import encoder_of
 
-    pool = options.settings_of(config).pool
+    settings = options.settings_of(config)
     with show.progress() as step:
         step("load the snapshot", 0, None)
-        return Recommender(load_snapshot(snapshot), pool=pool)
+        model = load_snapshot(snapshot)
+        reader = encoder_of(model.data, settings.encoder, settings.cache_dir) if encoder else None
+        return Recommender(model, pool=settings.pool, encoder=reader)
 
 
 def _print_history(recommender: "Recommender", user: str | None) -> None:

@@ -120,6 +120,19 @@ def leave_last_out(data: Dataset) -> Split:
     return Split(data.take(keep), single_targets(data, last))
 
 
+def withhold(split: Split, items: NDArray[np.bool_]) -> Split:
+    """The split as if these items had never been seen: no event of theirs, but as targets.
+
+    Args:
+        items: (n_items,) which.
+    """
+    cases, train = split.cases, split.train
+    keep = ~items[cases.data.item_idx]
+    stop = np.concatenate([[0], np.cumsum(keep)])[cases.stop]
+    shorter = replace(cases, data=cases.data.take(keep), stop=stop)
+    return Split(train.take(~items[train.item_idx]), shorter)
+
+
 def split_by_time(data: Dataset, quantile: float) -> Split:
     """Events up to the quantile of the times (linear) train; later events are cases.
 

@@ -21,12 +21,16 @@ class BlendConfig:
     top: int = 150  # candidates of a case taken from the top of the even blend
     top_head: int = 15  # and from the top of each head
     drawn: int = 150  # and drawn from the rest, standing for all of it
+    top_unseen: int = 50  # and from the top of the items that count as never seen
+    unseen_share: float = 0.1  # items that count as never seen, where the catalogue has such
     l2_bias: float = 1.0  # pull of the common weights towards an even blend
     l2: float = 20.0  # pull of what context changes towards 0
 
     def __post_init__(self) -> None:
-        if min(self.max_cases, self.top, self.top_head, self.drawn) < 1:
-            raise ConfigError("blend: max_cases, top, top_head and drawn must be at least 1")
+        if min(self.max_cases, self.top, self.top_head, self.drawn, self.top_unseen) < 1:
+            raise ConfigError("blend: max_cases, top…, top_unseen and drawn must be at least 1")
+        if not 0 <= self.unseen_share < 1:
+            raise ConfigError(f"blend: unseen_share={self.unseen_share}: expected in [0, 1)")
         if min(self.l2, self.l2_bias) <= 0:
             raise ConfigError("blend: l2 and l2_bias must be above 0")
 
@@ -39,12 +43,14 @@ class Candidates:
         z: (n_cases, width, n_heads) float32.
         log_weight: (n_cases, width) float32: 0, log of how many items one stands for, or -inf.
         target: (n_cases, width) float32, shares of the targets, summing to 1 in a row.
+        unseen: (n_cases, width) bool, items that count as never seen.
         phi: (n_cases, n_features) float64.
     """
 
     z: Floats
     log_weight: Floats
     target: Floats
+    unseen: NDArray[np.bool_]
     phi: NDArray[np.float64]
 
 
@@ -52,23 +58,27 @@ def pick_candidates(
     z: Floats,
     ranked: NDArray[np.bool_],
     target: NDArray[np.bool_],
+    unseen: NDArray[np.bool_],
     config: BlendConfig,
     rng: np.random.Generator,
-) -> tuple[Floats, Floats, Floats]:
+) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
     """Choose for each case the items that decide its softmax.
 
     Args:
         z: (n_heads, n_cases, n_items) float32.
         ranked: (n_cases, n_items), items that may be shown.
         target: (n_cases, n_items), the targets.
+        unseen: (n_items,), items that count as never seen.
 
     Returns:
-        z, log_weight and target of the chosen items, as in Candidates.
+        z, log_weight, target and unseen of the chosen items, as in Candidates.
     """
     n_heads, n_cases, n_items = z.shape
     even = np.where(ranked, z.mean(axis=0), -np.inf)
     parts = [_top(even, config.top)]
     parts += [_top(np.where(ranked, z[h], -np.inf), config.top_head) for h in range(n_heads)]
+    if unseen.any():
+        parts.append(_top(np.where(unseen, even, -np.inf), config.top_unseen))
     width = max(int(target.sum(axis=1).max()), 1)
     parts.append(np.argpartition(~target, width - 1, axis=1)[:, :width])
     sure = np.concatenate(parts, axis=1)
@@ -87,7 +97,8 @@ def pick_candidates(
     share = (target[rows, chosen] & use).astype(np.float32)
     share /= np.maximum(share.sum(axis=1, keepdims=True), 1.0)
     picked = np.ascontiguousarray(np.moveaxis(z[:, rows, chosen], 0, 2))
-    return picked, np.where(use, log_weight, -np.inf).astype(np.float32), share
+    log_weight = np.where(use, log_weight, -np.inf).astype(np.float32)
+    return picked, log_weight, share, unseen[chosen]
 
 
 def fit_theta(candidates: Candidates, config: BlendConfig) -> NDArray[np.float64]:
@@ -176,6 +187,44 @@ def with_newcomers(
     theta = theta.copy()
     theta[:, column] = fit_theta(alone, config)[:, 0] - theta[:, 0]
     return theta
+
+
+def of_seen(candidates: Candidates) -> Candidates:
+    """The same cases without the items that count as never seen."""
+    target = np.where(candidates.unseen, 0.0, candidates.target)
+    target /= np.maximum(target.sum(axis=1, keepdims=True), 1e-9)
+    log_weight = np.where(candidates.unseen, -np.inf, candidates.log_weight)
+    return replace(
+        candidates, target=target.astype(np.float32), log_weight=log_weight.astype(np.float32)
+    )
+
+
+def with_unseen(
+    theta: NDArray[np.float64], column: int, candidates: Candidates, config: BlendConfig
+) -> tuple[NDArray[np.float64], float]:
+    """θ with what it adds for items never seen, and the nats such an item gets beside.
+
+    For all other items θ stays as it is. Heads that learn from events alone are silent on such an
+    item, so that those that read its text must say more, and its score be of the size of others'.
+
+    Args:
+        column: the feature that is 1 for an item never seen.
+        candidates: cases some of whose targets count as never seen; heads must not have
+            learnt from events of such items.
+    """
+    if not (candidates.target * candidates.unseen).any():
+        return theta, 0.0
+    w = (candidates.phi @ theta.T).astype(np.float32)
+    known = np.matmul(candidates.z, w[:, :, None])[:, :, 0]
+    z = np.concatenate([candidates.z, np.ones((*known.shape, 1), np.float32)], axis=2)
+    z *= candidates.unseen[:, :, None]
+    alone = np.ones((len(z), 1))
+    log_weight = candidates.log_weight + known
+    more = descend(replace(candidates, z=z, log_weight=log_weight, phi=alone), config)[:, 0]
+    more[~z.any(axis=(0, 1))] = 0.0
+    theta = theta.copy()
+    theta[:, column] = more[:-1]
+    return theta, float(more[-1])
 
 
 def _top(scores: Floats, n: int) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,24 +12,35 @@ from numpy.typing import NDArray
 
 from steerec.contracts import Floats, History, Indices, Strategy, Times
 from steerec.data.dataset import Dataset
-from steerec.data.split import Cases, Split, leave_last_out, split_baskets, split_by_time
+from steerec.data.split import (
+    Cases,
+    Split,
+    leave_last_out,
+    split_baskets,
+    split_by_time,
+    withhold,
+)
 from steerec.engine.blend import (
     BlendConfig,
     Candidates,
     fit_theta,
+    of_seen,
     pick_candidates,
     with_newcomers,
+    with_unseen,
 )
 from steerec.engine.calibrate import Calibration, CalibrationConfig, Sample, fit_calibration
-from steerec.engine.phi import NO_HISTORY, Phi, PhiConfig
+from steerec.engine.lessons import Aids, Teacher, trains
+from steerec.engine.phi import NO_HISTORY, UNSEEN_ITEM, Phi, PhiConfig
 from steerec.errors import ConfigError, DataError
-from steerec.heads import HEADS, load_head
-from steerec.heads.contract import Head
+from steerec.heads import HEADS
+from steerec.heads.contract import Head, unwatched
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]  # what is done, steps done, steps in all
 MOST_NEWCOMERS = 1_000  # cases without history that the weights for newcomers are fitted on
+UNSEEN_DIAL = "unseen_items"  # nats that an item without events gets beside what heads say of it
 BATCH_BYTES = 256_000_000  # scores of all heads held at once
 
 
@@ -42,6 +53,9 @@ class FitConfig:
         holdout: how the cases for calibration and θ are set aside: auto, last, time, basket.
         repeats: whether items of a user's own history may be recommended; None: if the data has
             at least 2 % repeats.
+        refit: what becomes of heads that train by epochs once calibration and θ are fitted: they
+            continue on what was held out, train again in full, or never.
+        refit_share: share of the epochs for which they continue.
         settings: head name → its settings.
     """
 
@@ -50,6 +64,8 @@ class FitConfig:
     holdout_quantile: float = 0.9
     repeats: bool | None = None
     only_new: bool = False
+    refit: str = "continue"
+    refit_share: float = 0.25
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     blend: BlendConfig = field(default_factory=BlendConfig)
@@ -62,6 +78,11 @@ class FitConfig:
             raise ConfigError(f"holdout={self.holdout!r}: expected auto, last, time or basket")
         if not 0 < self.holdout_quantile < 1:
             raise ConfigError(f"holdout_quantile={self.holdout_quantile}: expected in (0, 1)")
+        if self.refit not in ("continue", "full", "never") or not 0 < self.refit_share <= 1:
+            raise ConfigError(
+                f"refit={self.refit!r}, refit_share={self.refit_share}: expected continue, full or "
+                "never, and in (0, 1]"
+            )
         unknown = set(self.settings) - set(self.heads)
         if unknown:
             raise ConfigError(f"settings for {sorted(unknown)}, which are not among the heads")
@@ -105,7 +126,23 @@ class Model:
         }
         z = np.stack([self.calibrations[name](raw[name], lengths) for name in self.heads])
         w = self.weights(histories, now).astype(np.float32)
-        return raw, z, np.einsum("ch,hcn->cn", w, z)
+        blend = np.einsum("ch,hcn->cn", w, z)
+        new = self.unseen if items is None else self.unseen[items]
+        if new.any():
+            more, dial = self.for_unseen
+            blend[:, new] += np.einsum("h,hcn->cn", more.astype(np.float32), z[:, :, new]) + dial
+        return raw, z, blend
+
+    @cached_property
+    def unseen(self) -> NDArray[np.bool_]:
+        """(n_items,): items without events in `data`."""
+        return np.bincount(self.data.item_idx, minlength=self.data.n_items) == 0
+
+    @property
+    def for_unseen(self) -> tuple[NDArray[np.float64], float]:
+        """What an item without events gets more: (n_heads,) weights, and nats beside."""
+        column = self.phi.names.index(UNSEEN_ITEM)
+        return self.strategy.theta[:, column], self.strategy.dials.get(UNSEEN_DIAL, 0.0)
 
     def batches(self, n_cases: int) -> Iterator[tuple[int, int]]:
         """Ranges of cases whose scores fit in memory together."""
@@ -143,62 +180,88 @@ def fit(
     rng: np.random.Generator,
     *,
     progress: Progress | None = None,
+    aids: Aids | None = None,
 ) -> Model:
     """Fit all heads, their calibrations and θ.
 
     Calibration and θ are fitted on held-out cases that the heads have not seen; then the heads are
-    fitted again on everything.
+    fitted again on everything. Where the catalogue has items without events, some items are
+    withheld from that first round, and what θ adds for items never seen is fitted on them.
 
     Raises:
         DataError: if there is too little data to hold anything out, or no head can be fitted.
     """
-    tell = progress or (lambda what, done, total: None)
-    seconds: dict[str, float] = {}
+    tell = progress or unwatched
     repeats = data.has_repeats if config.repeats is None else config.repeats
+    absent = np.bincount(data.item_idx, minlength=data.n_items) == 0
     split = hold_out(data, config)
+    unseen = _pretend_unseen(split.cases, absent, config.blend.unseen_share, rng)
+    more = _to_go_on_with(data, split.train, config, withheld=bool(unseen.any()))
+    if unseen.any():
+        split = withhold(split, unseen)
     cases = _sample_cases(split.cases, config.blend.max_cases, rng)
-    steps = 2 * len(config.heads) + 2
-    early: dict[str, Head] = {}
-    for number, name in enumerate(config.heads):
-        tell(f"fit {name} (held-out round)", number, steps)
-        _fit_into(early, name, split.train, config, rng, seconds)
-    if not early:
-        raise DataError(f"none of the heads {config.heads} could be fitted on these data")
+    steps, teacher = 2 * len(config.heads) + 2, Teacher(config.settings, aids or Aids(), tell)
+    seconds = teacher.seconds
+    early = _early_heads(teacher, split.train, config, rng)
     tell("calibrate", len(config.heads), steps)
     began = time.perf_counter()
     phi = Phi.fit(split.train, config.phi)
-    calibrations, candidates = _learn_from(cases, early, phi, repeats, config, rng)
+    first = _FirstRound(early, phi, repeats, config, unseen, absent)
+    calibrations, candidates = _learn_from(cases, first, rng)
     newcomers = _newcomers(cases, rng.spawn(1)[0])
-    strange = _candidates(newcomers, early, calibrations, phi, repeats, config, rng.spawn(1)[0])
+    strange = _candidates(newcomers, first, calibrations, rng.spawn(1)[0])
     seconds["calibrate"] = time.perf_counter() - began
     tell("fit the blend", len(config.heads) + 1, steps)
     began = time.perf_counter()
-    theta = fit_theta(candidates, config.blend)
-    theta = with_newcomers(theta, phi.names.index(NO_HISTORY), strange, config.blend)
+    theta, nats = _fit_weights(candidates, strange, phi, config.blend)
     seconds["blend"] = time.perf_counter() - began
-    del candidates, strange
+    del candidates, strange, first
     final: dict[str, Head] = {}
     for number, name in enumerate(list(early)):
         tell(f"fit {name}", len(config.heads) + 2 + number, steps)
-        del early[name]  # the old one goes before the new one comes: memory
-        _fit_into(final, name, data, config, rng, seconds)
-    tell("done", steps, steps)
-    strategy = Strategy(tuple(final), phi.names, theta)
+        final[name] = _second_round(teacher, name, early.pop(name), (data, more), config, rng)
+    strategy = Strategy(tuple(final), phi.names, theta, dials={UNSEEN_DIAL: nats})
     return Model(data, final, calibrations, phi, strategy, repeats, seconds)
+
+
+def _fit_weights(
+    candidates: Candidates, strange: Candidates, phi: Phi, config: BlendConfig
+) -> tuple[NDArray[np.float64], float]:
+    """θ, and the nats that an item without events gets beside it."""
+    theta = fit_theta(of_seen(candidates), config)
+    theta = with_newcomers(theta, phi.names.index(NO_HISTORY), of_seen(strange), config)
+    return with_unseen(theta, phi.names.index(UNSEEN_ITEM), candidates, config)
+
+
+def _early_heads(
+    teacher: Teacher, train: Dataset, config: FitConfig, rng: np.random.Generator
+) -> dict[str, Head]:
+    """The heads that held-out cases are scored with."""
+    early: dict[str, Head] = {}
+    for number, name in enumerate(config.heads):
+        teacher.watch(f"fit {name} (held-out round)", number, 2 * len(config.heads) + 2)
+        if (head := teacher.fit(name, train, rng)) is not None:
+            early[name] = head
+    if not early:
+        raise DataError(f"none of the heads {config.heads} could be fitted on these data")
+    return early
 
 
 def hold_out(data: Dataset, config: FitConfig) -> Split:
     """Set cases aside: by basket or time where the data has them, else each user's last event."""
-    kind = config.holdout
-    if kind == "auto":
-        kind = "time" if data.has_times else "last"
-        if kind == "time" and len(np.unique(data.time)) < 10:
-            kind = "last"
+    kind = resolved_holdout(data, config)
     if kind == "basket":
         return split_baskets(data, config.holdout_quantile, only_new=config.only_new)
     if kind == "time":
         return split_by_time(data, config.holdout_quantile)
     return leave_last_out(data)
+
+
+def resolved_holdout(data: Dataset, config: FitConfig) -> str:
+    """last, time or basket: what `auto` comes to on these data."""
+    if config.holdout != "auto":
+        return config.holdout
+    return "time" if data.has_times and len(np.unique(data.time)) >= 10 else "last"
 
 
 def _sample_cases(cases: Cases, most: int, rng: np.random.Generator) -> Cases:
@@ -207,46 +270,69 @@ def _sample_cases(cases: Cases, most: int, rng: np.random.Generator) -> Cases:
     return cases.take(np.sort(rng.choice(len(cases), most, replace=False)))
 
 
-def head_config(name: str, settings: Mapping[str, Any], *, baskets: bool = False) -> Any:
-    """The settings object of a head.
-
-    Args:
-        baskets: whether the data comes in baskets: then a head's settings for baskets (its
-            FOR_BASKETS) are the defaults.
-
-    Raises:
-        ConfigError: if a setting is unknown or out of range.
-    """
-    kind = load_head(name)
-    config_kind = getattr(import_module(kind.__module__), f"{kind.__name__}Config")
-    unknown = set(settings) - set(config_kind.__dataclass_fields__)
-    if unknown:
-        known = ", ".join(config_kind.__dataclass_fields__)
-        raise ConfigError(f"{name} has no setting {sorted(unknown)}; it has: {known}")
-    fixed = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-    defaults = getattr(config_kind, "FOR_BASKETS", {}) if baskets else {}
-    return config_kind(**{**defaults, **fixed})
-
-
-def _fit_into(
-    heads: dict[str, Head],
+def _second_round(
+    teacher: Teacher,
     name: str,
-    data: Dataset,
+    head: Head,
+    rest: tuple[Dataset, Dataset | None],
     config: FitConfig,
     rng: np.random.Generator,
-    seconds: dict[str, float],
-) -> None:
-    """Fit one head; one that these data cannot teach is left out, and that is logged."""
-    kind = load_head(name)
-    settings = config.settings.get(name, {})
-    head_settings = head_config(name, settings, baskets=data.has_baskets)
-    began = time.perf_counter()
-    try:
-        heads[name] = kind.fit(data, head_settings, rng)
-    except DataError as e:
-        log.warning("head=%s left_out reason=%s", name, e)
-        return
-    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began
+) -> Head:
+    """The head to serve: fitted on everything; one that trains goes on from the first round.
+
+    Args:
+        rest: everything, and what a head that trains goes on with; None: it stays as it is.
+    """
+    everything, more = rest
+    if not trains(name) or config.refit == "full":
+        return teacher.fit(name, everything, rng) or head
+    if more is None:
+        return head
+    return teacher.go_on(name, head, more, rng, share=config.refit_share) or head
+
+
+def _to_go_on_with(
+    data: Dataset, learnt: Dataset, config: FitConfig, *, withheld: bool
+) -> Dataset | None:
+    """Events that trained heads still have to learn after the first round; None: none.
+
+    Where each user's last event was held out, little is new and they stay as they are, unless
+    items were withheld; held-out stretches of time hold what is newest.
+    """
+    if config.refit == "never":
+        return None
+    if resolved_holdout(data, config) == "last":
+        return learnt if withheld else None
+    return data
+
+
+@dataclass(frozen=True)
+class _FirstRound:
+    """What held-out cases are scored with.
+
+    Attributes:
+        heads: fitted without the cases and without the items in `unseen`.
+        unseen: (n_items,) items withheld, as if never seen.
+        absent: (n_items,) items without events, which can be nobody's target: not ranked.
+    """
+
+    heads: Mapping[str, Head]
+    phi: Phi
+    repeats: bool
+    config: FitConfig
+    unseen: NDArray[np.bool_]
+    absent: NDArray[np.bool_]
+
+
+def _pretend_unseen(
+    cases: Cases, absent: NDArray[np.bool_], share: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """(n_items,): items drawn to count as never seen; none where no item is without events."""
+    none = np.zeros(len(absent), bool)
+    if not absent.any():
+        return none
+    drawn = (rng.random(len(absent)) < share) & ~absent
+    return none if _has_target(cases, drawn).all() else drawn
 
 
 def _newcomers(cases: Cases, rng: np.random.Generator) -> Cases:
@@ -256,30 +342,23 @@ def _newcomers(cases: Cases, rng: np.random.Generator) -> Cases:
 
 
 def _learn_from(
-    cases: Cases,
-    heads: Mapping[str, Head],
-    phi: Phi,
-    repeats: bool,  # noqa: FBT001 - private
-    config: FitConfig,
-    rng: np.random.Generator,
+    cases: Cases, first: _FirstRound, rng: np.random.Generator
 ) -> tuple[dict[str, Calibration], Candidates]:
-    samples = _draw_samples(cases, heads, config.calibration, repeats=repeats, rng=rng)
-    calibrations = {n: fit_calibration(s, config.calibration) for n, s in samples.items()}
-    return calibrations, _candidates(cases, heads, calibrations, phi, repeats, config, rng)
+    config = first.config.calibration
+    samples = _draw_samples(cases, first, rng)
+    calibrations = {n: fit_calibration(s, config) for n, s in samples.items()}
+    return calibrations, _candidates(cases, first, calibrations, rng)
 
 
 def _candidates(
     cases: Cases,
-    heads: Mapping[str, Head],
+    first: _FirstRound,
     calibrations: Mapping[str, Calibration],
-    phi: Phi,
-    repeats: bool,  # noqa: FBT001 - private
-    config: FitConfig,
     rng: np.random.Generator,
 ) -> Candidates:
     """What the fit of θ reads of these cases."""
     parts: list[Candidates] = []
-    width = cases.data.n_items * (len(heads) + 4)
+    width = cases.data.n_items * (len(first.heads) + 4)
     for start, stop in batches(len(cases), width):
         histories = cases.histories(start, stop)
         lengths = np.array([len(h) for h in histories])
@@ -289,13 +368,13 @@ def _candidates(
                 calibrations[name](
                     head.score([head.start(h) for h in histories], None, now), lengths
                 )
-                for name, head in heads.items()
+                for name, head in first.heads.items()
             ]
         )
-        ranked = rankable(cases, start, stop, repeats=repeats)
+        ranked = rankable(cases, start, stop, repeats=first.repeats) & ~first.absent
         target = target_mask(cases, start, stop)
-        picked = pick_candidates(z, ranked, target, config.blend, rng)
-        parts.append(Candidates(*picked, phi(histories, now)))
+        picked = pick_candidates(z, ranked, target, first.unseen, first.config.blend, rng)
+        parts.append(Candidates(*picked, first.phi(histories, now)))
     return _join(parts)
 
 
@@ -311,19 +390,16 @@ def _join(parts: list[Candidates]) -> Candidates:
         np.concatenate([pad(p.z, 0.0) for p in parts]),
         np.concatenate([pad(p.log_weight, -np.inf) for p in parts]),
         np.concatenate([pad(p.target, 0.0) for p in parts]),
+        np.concatenate([pad(p.unseen, 0.0) for p in parts]),
         np.concatenate([p.phi for p in parts]),
     )
 
 
-def _draw_samples(
-    cases: Cases,
-    heads: Mapping[str, Head],
-    config: CalibrationConfig,
-    *,
-    repeats: bool,
-    rng: np.random.Generator,
-) -> dict[str, Sample]:
-    """Scores of the targets, and of whole catalogues for some of the cases."""
+def _draw_samples(cases: Cases, first: _FirstRound, rng: np.random.Generator) -> dict[str, Sample]:
+    """Scores of the targets, and of whole catalogues for some of the cases; of seen items only."""
+    config, hidden = first.config.calibration, first.unseen | first.absent
+    if hidden.any():
+        cases = cases.take(np.flatnonzero(~_has_target(cases, first.unseen)))
     cases = _sample_cases(cases, config.max_cases, rng)
     n_drawn = int(np.clip(config.max_background // max(cases.data.n_items, 1), 50, len(cases)))
     drawn = np.zeros(len(cases), bool)
@@ -331,7 +407,7 @@ def _draw_samples(
     length = cases.lengths()
     sizes = np.diff(cases.offsets)
     samples = {}
-    for name, head in heads.items():
+    for name, head in first.heads.items():
         target, item = [], []
         ranked_counts = []
         for start, stop in batches(len(cases), 3 * cases.data.n_items):
@@ -339,7 +415,8 @@ def _draw_samples(
             scores = head.score(states, None, cases.now[start:stop])
             rows = np.repeat(np.arange(stop - start), sizes[start:stop])
             target.append(scores[rows, cases.targets[cases.offsets[start] : cases.offsets[stop]]])
-            ranked = rankable(cases, start, stop, repeats=repeats)[drawn[start:stop]]
+            ranked = rankable(cases, start, stop, repeats=first.repeats)[drawn[start:stop]]
+            ranked &= ~hidden
             item.append(np.where(ranked, scores[drawn[start:stop]], np.nan))
             ranked_counts.append(ranked.sum(axis=1))
         samples[name] = Sample(
@@ -351,3 +428,9 @@ def _draw_samples(
             np.concatenate(ranked_counts),
         )
     return samples
+
+
+def _has_target(cases: Cases, items: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(n_cases,): cases with a target among these items."""
+    found = np.concatenate([[0], np.cumsum(items[cases.targets])])[cases.offsets]
+    return np.diff(found) > 0

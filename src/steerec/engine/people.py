@@ -1,13 +1,13 @@
 """What is known of each user now: stored history plus live events, and every head's state."""
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import RLock
 
 import numpy as np
 
-from steerec.contracts import Event, History
+from steerec.contracts import About, Event, History
 from steerec.data.dataset import DEFAULT_WEIGHTS
 from steerec.engine.panel import Panel, States
 
@@ -60,6 +60,13 @@ class People:
             if len(history) and user_id is not None:
                 self._hold(user_id, found)
             return found
+
+    def with_about(self, person: Person, about: About | None) -> Person:
+        """The person as one who tells this, which is not kept."""
+        if about is None:
+            return person
+        history = replace(person.history, about=about)
+        return Person(history, self.panel.start(history))
 
     def with_session(self, person: Person, session: History) -> Person:
         """The person after these events, which are not kept."""
@@ -141,4 +148,5 @@ def _joined(history: History, more: History) -> History:
         np.concatenate([history.time, more.time]),
         np.concatenate([history.basket, more.basket]),
         history.user_idx,
+        history.about,
     )

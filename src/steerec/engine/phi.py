@@ -13,6 +13,9 @@ from steerec.errors import ConfigError
 DAY_S = 86_400.0
 LENGTHS = (0, 1, 3, 10, 50, 200)  # knots of the history-length hats, in events
 NO_HISTORY = "length~0"  # the one column that is on for empty histories only
+UNSEEN_ITEM = (
+    "unseen_item"  # a feature of the item: 0 in φ of a request, 1 for items without events
+)
 GAPS_S = (10.0, 3_600.0, DAY_S, 30 * DAY_S)  # knots of the recency hats
 
 
@@ -54,6 +57,7 @@ class Phi:
             *(f"taste{d}" for d in range(self.projection.shape[1])),
             *(f"scenario={s}" for s in self.config.scenarios),
             *(f"device={d}" for d in self.config.devices),
+            UNSEEN_ITEM,
         )
 
     @classmethod
@@ -80,7 +84,7 @@ class Phi:
     ) -> NDArray[np.float64]:
         """(n, n_features) float64; hats of unknown times are all 0."""
         n = len(histories)
-        length = np.array([len(h) for h in histories], np.float64)
+        length = np.array([h.n_told for h in histories], np.float64)
         last = np.array([h.time[-1] if len(h) else np.nan for h in histories])
         day = 2 * np.pi * (now % DAY_S) / DAY_S
         columns = [
@@ -91,6 +95,7 @@ class Phi:
             self._tastes(histories),
             np.tile([float(scenario == s) for s in self.config.scenarios], (n, 1)),
             np.tile([float(device == d) for d in self.config.devices], (n, 1)),
+            np.zeros((n, 1)),
         ]
         return np.concatenate(columns, axis=1)
 

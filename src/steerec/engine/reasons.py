@@ -16,7 +16,11 @@ from steerec.heads.trending import Trending
 DAY_S = 86_400.0
 AFTER = ("transitions", "autoregressive")
 BESIDE = ("ease", "item_knn")
-ALIKE = ("user_knn", "als")
+BY_PERSON = {
+    **dict.fromkeys(("user_knn", "als"), "People with a taste like yours chose this."),
+    "demographic": "Liked by people with whom you have age, place or the like in common.",
+    "social": "Friends of yours, or their friends, chose this.",
+}
 ASKED = 2  # heads asked for events, those with the largest shares: asking costs time,
 SLOW = ("als",)  # and these solve a system for each item
 MOST_EVENTS = 3
@@ -74,8 +78,10 @@ class Reasons:
             return _returned(history, item_idx, now)
         if head == "trending":
             return self._popular()
-        if head in ALIKE:
-            return "People with a taste like yours chose this."
+        if head in BY_PERSON:
+            return BY_PERSON[head]
+        if head == "content" and anchor is None and history.n_told > len(history):
+            return "Close to what you said."
         if anchor is None or anchor == item_idx:
             return _without_events(head)
         title = self.catalogue.title(anchor)

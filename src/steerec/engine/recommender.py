@@ -8,7 +8,17 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from steerec.contracts import Choice, Event, Floats, History, Indices, Query, Slate
+from steerec.contracts import (
+    Choice,
+    Encoder,
+    Event,
+    Floats,
+    History,
+    Indices,
+    Query,
+    Slate,
+)
+from steerec.engine.about import about_of
 from steerec.engine.likeness import Likeness
 from steerec.engine.model import Model
 from steerec.engine.panel import Panel
@@ -49,11 +59,13 @@ class Recommender:
 
     Attributes:
         rng: makes the request ids, so that the same seed gives the same slates.
+        encoder: the one of the items' texts, for what users say of themselves; None: by words.
     """
 
     model: Model
     rng: np.random.Generator = field(default_factory=np.random.default_rng)
     pool: PoolConfig = field(default_factory=PoolConfig)
+    encoder: Encoder | None = None
 
     def recommend(self, query: Query) -> Slate:
         """The best items for a user, a session or both; unknown users get what is popular.
@@ -62,7 +74,8 @@ class Recommender:
 
         Raises:
             ValueError: if n is below 1.
-            DataError: if the filter names an attribute that items do not have.
+            DataError: if the filter names an attribute that items do not have, or the encoder
+                is not the one the items were encoded by.
         """
         scored = self._score(query)
         allowed = scored.allowed[scored.items]
@@ -154,7 +167,7 @@ class Recommender:
         raw = self._panel.score(person.states, items, now)
         names = tuple(name for name in self.model.heads if name in raw)
         width = self.model.data.n_items if items is None else len(items)
-        z = self._calibrated(raw, names, len(person.history), width)
+        z = self._calibrated(raw, names, person.history.n_told, width)
         weights = self._weights(query, person.history, names, now)
         return _Scored(
             person=person,
@@ -163,19 +176,20 @@ class Recommender:
             names=names,
             z=z,
             weights=weights,
-            blend=np.asarray(weights @ z),
+            blend=self._blend(z, weights, names, items),
             allowed=allowed,
             skipped=skipped,
             left_out=tuple(name for name in self.model.heads if name not in raw),
         )
 
     def _who(self, query: Query, now: float) -> tuple[Person, tuple[str, ...]]:
-        """The user with the query's session, and the session's unknown ids."""
+        """The user with what the query tells of them and its session, and unknown ids of that."""
         index = self.model.data.item_index
         skipped = tuple(i for i in query.session if i not in index)
         if skipped:
             log.info("session_items_skipped=%d first=%r", len(skipped), skipped[0])
-        person = self._people.person(query.user_id)
+        about = about_of(query, self.encoder, self.model.data.notes)
+        person = self._people.with_about(self._people.person(query.user_id), about)
         items = np.array([index[i] for i in query.session if i in index], np.int32)
         visit = History(
             items,
@@ -206,9 +220,32 @@ class Recommender:
         rows = [self.model.strategy.heads.index(name) for name in names]
         return np.asarray(self.model.strategy.theta[rows] @ phi)
 
+    def _blend(
+        self,
+        z: Floats,
+        weights: NDArray[np.float64],
+        names: tuple[str, ...],
+        items: Indices | None,
+    ) -> NDArray[np.float64]:
+        """(n,): w·z, with what the strategy adds for items without events."""
+        blend = np.asarray(weights @ z)
+        new = self.model.unseen if items is None else self.model.unseen[items]
+        if new.any():
+            more, nats = self._for_unseen(names)
+            blend[new] += more @ z[:, new] + nats
+        return blend
+
+    def _for_unseen(self, names: tuple[str, ...]) -> tuple[NDArray[np.float64], float]:
+        """What an item without events gets more: (n_names,) weights, and nats beside."""
+        more, nats = self.model.for_unseen
+        return more[[self.model.strategy.heads.index(name) for name in names]], nats
+
     def _choice(self, scored: _Scored, at: int, position: int) -> Choice:
         item_idx = int(scored.items[at])
-        shares = scored.weights * scored.z[:, at]
+        weights = scored.weights
+        if self.model.unseen[item_idx]:
+            weights = weights + self._for_unseen(scored.names)[0]
+        shares = weights * scored.z[:, at]
         sources = dict(zip(scored.names, shares.tolist(), strict=True))
         reason = self._reasons.of(scored.person, item_idx, sources, scored.now)
         return Choice(

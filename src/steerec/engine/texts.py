@@ -7,17 +7,19 @@ from pathlib import Path
 
 import polars as pl
 
-from steerec.contracts import Floats
+from steerec.contracts import Encoder, Floats
 from steerec.data.dataset import Dataset
 from steerec.encoders import EncoderConfig, open_encoder
 from steerec.encoders.cache import CachedEncoder
 from steerec.encoders.template import fitting_template, item_texts
+from steerec.engine.about import ENCODER_NOTE, check_encoder
 from steerec.errors import ConfigError
 from steerec.evaluation.protocols import Task
 
 log = logging.getLogger(__name__)
 
 NO_ENCODER = "none"
+HASHING = "hashing"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class ItemVectors:
     Attributes:
         vectors: (n_items, dim) float32; None where items have no text or no encoder was wanted.
         note: what was encoded, or why nothing was, in words.
+        encoder: name of the encoder; empty where nothing was encoded.
         encoded: distinct texts encoded in this run; `cached`: those found on disk.
     """
 
@@ -34,6 +37,7 @@ class ItemVectors:
     note: str
     encoded: int = 0
     cached: int = 0
+    encoder: str = ""
 
 
 def encode_items(
@@ -65,12 +69,15 @@ def encode_items(
     vectors = encoder.encode(texts, progress=progress)
     log.info("encoded=%d cached=%d encoder=%s", encoder.misses, encoder.hits, encoder.name)
     note = f"{encoder.name} reads {template}"
-    return ItemVectors(vectors, note, encoder.misses, encoder.hits)
+    return ItemVectors(vectors, note, encoder.misses, encoder.hits, encoder.name)
 
 
 def with_vectors(data: Dataset, found: ItemVectors) -> Dataset:
     """The data with these vectors, or unchanged where there are none."""
-    return data if found.vectors is None else data.with_vectors(found.vectors)
+    if found.vectors is None:
+        return data
+    notes = {**data.notes, ENCODER_NOTE: found.encoder}
+    return replace(data.with_vectors(found.vectors), notes=notes)
 
 
 def task_with_vectors(task: Task, found: ItemVectors) -> Task:
@@ -79,6 +86,22 @@ def task_with_vectors(task: Task, found: ItemVectors) -> Task:
     train = with_vectors(split.train, found)
     cases = replace(split.cases, data=with_vectors(split.cases.data, found))
     return replace(task, split=replace(split, train=train, cases=cases))
+
+
+def encoder_of(data: Dataset, config: EncoderConfig, cache_dir: Path) -> Encoder | None:
+    """The encoder that the data's vectors were made by; None where they have none.
+
+    Raises:
+        DataError: if the settings name another one.
+        EncoderError: if it cannot be found.
+    """
+    if data.vectors is None:
+        return None
+    if data.notes.get(ENCODER_NOTE, "").startswith(HASHING):
+        config = replace(config, encoder=HASHING)  # it needs no model: as trained, whatever is set
+    encoder = open_encoder(config, cache_dir=cache_dir / "vectors")
+    check_encoder(encoder, data.notes)
+    return encoder
 
 
 def _fitting(items: pl.DataFrame) -> str:

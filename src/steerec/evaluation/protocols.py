@@ -20,6 +20,7 @@ from steerec.data.split import (
     single_targets,
     split_baskets,
     split_by_time,
+    withhold,
     without_repeats_in_a_row,
 )
 from steerec.data.tables import Tables
@@ -247,11 +248,7 @@ def _cold(tables: Tables, track: str, name: str) -> Task:
             f"{found} of {len(cases)} last events are of cold items, expected both cold and warm "
             "ones: give more events"
         )
-    is_target = np.zeros(cases.data.n_events, bool)
-    is_target[cases.stop] = True
-    keep = ~cold[cases.data.item_idx] | is_target
-    data, is_target = cases.data.take(keep), is_target[keep]
-    split = Split(data.take(~is_target), single_targets(data, np.flatnonzero(is_target)))
+    split = withhold(task.split, cold)
     if split.train.n_events == 0:
         raise DataError("no event of a warm item is left to learn from: give more events")
     note = f"{int(cold.sum()):,} cold items, {found:,} of {len(cases):,} targets are cold"

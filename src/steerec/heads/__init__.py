@@ -15,6 +15,8 @@ HEADS: dict[str, str] = {
     "user_knn": "steerec.heads.user_knn:UserKnn",
     "als": "steerec.heads.als:Als",
     "content": "steerec.heads.content:Content",
+    "sequence": "steerec.heads.sequence:Sequence",
+    "gru": "steerec.heads.gru:Gru",
     "demographic": "steerec.heads.demographic:Demographic",
     "social": "steerec.heads.social:Social",
 }

@@ -3,8 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import product
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,7 +16,7 @@ from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead
 from steerec.heads.ease import inverse, most_seen, spread
 from steerec.heads.histories import blank, decayed, recency_query
-from steerec.heads.lags import Steps, Weigh, count_pairs
+from steerec.heads.lags import Steps, Weighing, count_pairs, count_within
 from steerec.heads.linear import Weights, ask, column, load_weights, save_weights
 
 log = logging.getLogger(__name__)
@@ -152,14 +151,8 @@ def _inside(steps: Steps, kept: Indices, n_items: int) -> Steps:
     """Only the events of kept items, renumbered; steps keep their distances."""
     place = np.full(n_items, -1, np.int32)
     place[kept] = np.arange(len(kept))
-    inside = place[steps.item] >= 0
-    return Steps(
-        steps.user[inside],
-        place[steps.item[inside]],
-        steps.step[inside],
-        steps.left[inside],
-        steps.size[inside],
-    )
+    inside = steps.take(place[steps.item] >= 0)
+    return replace(inside, item=place[inside.item])
 
 
 def _moments(
@@ -174,19 +167,21 @@ def _moments(
     gram = np.zeros((len(scales) * n,) * 2, np.float32)
     targets = []
     for a, rho in enumerate(scales):
-        most = max(1, int(np.log(config.cut) / np.log(rho)))
         together = [_together(steps, rho, sigma) for sigma in scales]
-        weigh = _weighings(rho, together, most)
-        sums = count_pairs(steps, n, most=most, weigh=weigh)
+        sums = count_pairs(steps, n, _weighings(rho, together, config.cut))
         targets.append(sums["next"])
-        for b in range(len(scales)):
+        for b, weight in enumerate(together):
             pairs = sums.pop(f"past{b}")
             pairs = pairs.toarray() if not isinstance(pairs, np.ndarray) else pairs
             gram[a * n : (a + 1) * n, b * n : (b + 1) * n] += pairs
             gram[b * n : (b + 1) * n, a * n : (a + 1) * n] += pairs.T
-    for a, b in product(range(len(scales)), repeat=2):
-        own = np.bincount(steps.item, _together(steps, scales[a], scales[b]), minlength=n)
-        gram[np.arange(a * n, (a + 1) * n), np.arange(b * n, (b + 1) * n)] += own
+            own = np.bincount(steps.item, weight, minlength=n)
+            gram[np.arange(a * n, (a + 1) * n), np.arange(b * n, (b + 1) * n)] += own
+            if b >= a and (steps.size > 1).any():
+                within = count_within(steps, n, weight).toarray()
+                gram[a * n : (a + 1) * n, b * n : (b + 1) * n] += within
+                if b > a:
+                    gram[b * n : (b + 1) * n, a * n : (a + 1) * n] += within
     dense = isinstance(targets[0], np.ndarray)
     return gram, np.vstack(targets) if dense else sparse.vstack(targets, format="csr")
 
@@ -198,14 +193,9 @@ def _together(steps: Steps, rho: float, sigma: float) -> Floats:
     return sums
 
 
-def _weighings(rho: float, together: list[Floats], most: int) -> dict[str, Weigh]:
-    power = (rho ** np.arange(most + 1)).astype(np.float32)
-    ahead = power / np.float32(rho)  # seen from the step before the later event
-    ahead[0] = 0.0  # an item of the same basket is not the past
-
-    def past(sums: Floats) -> Weigh:
-        return lambda early, late, apart: power[apart] * sums[late]
-
-    weigh: dict[str, Weigh] = {f"past{b}": past(sums) for b, sums in enumerate(together)}
-    weigh["next"] = lambda early, late, apart: ahead[apart]
-    return weigh
+def _weighings(rho: float, together: list[Floats], cut: float) -> dict[str, Weighing]:
+    most = max(1, int(np.log(cut) / np.log(rho)))
+    power: Floats = (rho ** np.arange(most + 1)).astype(np.float32)
+    weighings = {f"past{b}": Weighing(power, late=sums) for b, sums in enumerate(together)}
+    # seen from the step before the later event
+    return {**weighings, "next": Weighing(power / np.float32(rho))}

@@ -9,13 +9,14 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from scipy import sparse
 
-from steerec.contracts import Floats, History, Indices, Times
+from steerec.contracts import About, Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead
 from steerec.heads.histories import blank, check_query, decayed, recency_query
 from steerec.heads.lexical import Lexical, LexicalConfig, item_texts
 from steerec.heads.linear import column
+from steerec.heads.whitening import Whitening
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +49,14 @@ class Content(HistoryHead):
         vectors: (n_items, d) float32 of unit length, zero rows where an item has no vector;
             d = 0 if the data had no vectors.
         lexical: None if the data had no texts or the words weigh 0.
+        whitening: what made `vectors` of the encoder's; None if the data had none.
     """
 
     name: ClassVar[str] = "content"
     config: ContentConfig
     vectors: Floats
     lexical: Lexical | None
+    whitening: Whitening | None = None
 
     def __post_init__(self) -> None:
         """Which items have a text or a vector."""
@@ -75,15 +78,19 @@ class Content(HistoryHead):
                 "content: the items have neither vectors nor texts: "
                 "encode them (Dataset.with_vectors) or give a title column"
             )
-        vectors = np.zeros((data.n_items, 0), np.float32)
+        vectors, whitening = np.zeros((data.n_items, 0), np.float32), None
         if data.vectors is not None:
-            vectors = _whitened(data.vectors, config.dims)
+            whitening = _whitening(data.vectors, config.dims)
+            vectors = whitening.transform(data.vectors)
         wordy = config.lexical_weight > 0 or data.vectors is None
         lexical = Lexical.fit(texts, config.lexical) if wordy and any(texts) else None
-        return cls(config, vectors, lexical)
+        return cls(config, vectors, lexical, whitening)
 
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
-        """See Head: likeness by vectors (-1 to 1) plus `lexical_weight` x likeness by words."""
+        """See Head: likeness by vectors (-1 to 1) plus `lexical_weight` x likeness by words.
+
+        What a user says of themselves counts like an event older than all others.
+        """
         query = self._query(states)
         wanted = self.vectors if items is None else self.vectors[items]
         scores: Floats = np.asarray((query @ self.vectors) @ wanted.T, np.float32)
@@ -92,9 +99,11 @@ class Content(HistoryHead):
             scores += np.float32(self.config.lexical_weight) * (
                 alike if items is None else alike[:, items]
             )
-        known = self._known if items is None else self._known[items]
-        scores[:, ~known] = np.nan
-        return blank(scores, query)
+        blank(scores, query)
+        for row, state in zip(scores, states, strict=True):
+            self._add_said(row, state, items)
+        scores[:, ~(self._known if items is None else self._known[items])] = np.nan
+        return scores
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head: each event's share of the score, exact (the score is their sum)."""
@@ -116,6 +125,8 @@ class Content(HistoryHead):
         about = {"config": asdict(self.config), "lexical": self.lexical is not None}
         (folder / "content.json").write_text(json.dumps(about), "utf-8")
         np.save(folder / "vectors.npy", self.vectors, allow_pickle=False)
+        if self.whitening is not None:
+            self.whitening.save(folder / "whitening.npz")
         if self.lexical is not None:
             self.lexical.save(folder)
 
@@ -128,7 +139,31 @@ class Content(HistoryHead):
             ContentConfig(lexical=lexical_config, **about["config"]),
             np.load(folder / "vectors.npy", allow_pickle=False),
             Lexical.load(folder) if about["lexical"] else None,
+            Whitening.load(stored) if (stored := folder / "whitening.npz").exists() else None,
         )
+
+    def _add_said(self, row: Floats, state: History, items: Indices | None) -> None:
+        """Mix what the user said into their scores, in place, by its share of all evidence."""
+        if state.about is None or not state.about.texts:
+            return
+        said = self._alike_to(state.about, items)
+        _, faded = decayed(state, decay=self.config.decay, last=self.config.last)
+        mass = float(np.abs(faded).sum())
+        share = np.float32(
+            self.config.decay ** len(state) / (mass + self.config.decay ** len(state))
+        )
+        row[:] = said if np.isnan(row).all() else (1 - share) * row + share * said
+
+    def _alike_to(self, about: About, items: Indices | None) -> Floats:
+        """(n,) likeness to what is wanted less likeness to what is not, a mean over the parts."""
+        total = np.zeros(self.n_items, np.float32)
+        if self.whitening is not None and about.vectors.shape[1]:
+            total += self.vectors @ (about.weight @ self.whitening.transform(about.vectors))
+        if self.lexical is not None:
+            for text, weight in zip(about.texts, about.weight, strict=True):
+                total += weight * np.float32(self.config.lexical_weight) * self.lexical.like(text)
+        total /= np.float32(len(about.texts))
+        return total if items is None else total[items]
 
     def _likeness(self, asked: Indices, item_idx: int) -> Floats:
         """(len(asked),) likeness of one item to each of the items asked with."""
@@ -153,18 +188,20 @@ class Content(HistoryHead):
 
 
 def _whitened(vectors: Floats, dims: int) -> Floats:
-    """(n_items, <= dims) unit rows: centred, decorrelated, each direction of variance 1.
+    """(n_items, <= dims) unit rows; zero rows stay zero and have no part in the fit."""
+    return _whitening(vectors, dims).transform(vectors)
 
-    Zero rows stay zero and have no part in the fit.
+
+def _whitening(vectors: Floats, dims: int) -> Whitening:
+    """Centring and decorrelation that give each direction variance 1, fitted on rows not zero.
+
+    Unlike `Whitening.fit` it is defined for hardly any rows, and does not shrink.
     Source: Su et al. 2021, Whitening Sentence Representations, eq. 5, largest directions kept.
     """
-    given = np.any(vectors != 0, axis=1)
-    rows = vectors[given].astype(np.float64)
-    centred = rows - rows.mean(axis=0) if len(rows) > 1 else rows
+    rows = vectors[np.any(vectors != 0, axis=1)].astype(np.float64)
+    mean = rows.mean(axis=0) if len(rows) > 1 else np.zeros(vectors.shape[1])
+    centred = rows - mean
     variance, directions = np.linalg.eigh(centred.T @ centred / max(1, len(rows)))
     largest = np.flatnonzero(variance > 1e-7 * max(variance[-1], 1e-30))[::-1][:dims]
-    white = centred @ (directions[:, largest] / np.sqrt(variance[largest]))
-    white /= np.maximum(np.linalg.norm(white, axis=1, keepdims=True), 1e-12)
-    whitened = np.zeros((len(vectors), white.shape[1]), np.float32)
-    whitened[given] = white
-    return whitened
+    projection = directions[:, largest] / np.sqrt(variance[largest])
+    return Whitening(mean.astype(np.float32), projection.astype(np.float32))

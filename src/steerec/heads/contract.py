@@ -116,6 +116,7 @@ class HistoryHead:
             np.concatenate([state.time, event.time]),
             np.concatenate([state.basket, event.basket]),
             state.user_idx,
+            state.about,
         )
         return joined.last(self.keep)
 

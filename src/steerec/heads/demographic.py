@@ -88,7 +88,7 @@ class Demographic(HistoryHead):
 
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: log of the item's share among people like this one; NaN for who is unknown."""
-        rows = sparse.vstack([self._row(state) for state in states], format="csr")
+        rows = self._rows(states)
         lift = self.lift if items is None else self.lift[:, items]
         popularity = self.popularity if items is None else self.popularity[items]
         scores: Floats = np.asarray(rows @ lift, np.float32) + popularity
@@ -120,11 +120,21 @@ class Demographic(HistoryHead):
         members = sparse.load_npz(folder / "members.npz")
         return cls(DemographicConfig(**config), segments, lift, popularity, members)
 
-    def _row(self, state: History) -> sparse.csr_matrix:
-        """(1, n_segments): the segments of one user, none for one never seen."""
-        if 0 <= state.user_idx < self.members.shape[0]:
-            return self.members[state.user_idx]
-        return sparse.csr_matrix((1, len(self.segments.names)), dtype=np.float32)
+    def _rows(self, states: Sequence[History]) -> sparse.csr_matrix:
+        """(len(states), n_segments): the segments of each user, none for one never seen."""
+        found = [self._segments_of(state) for state in states]
+        indptr = np.cumsum([0, *map(len, found)])
+        indices = np.array([segment for row in found for segment in row], np.int32)
+        shape = (len(states), len(self.segments.names))
+        return sparse.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
+
+    def _segments_of(self, state: History) -> list[int]:
+        """What a user tells of a column goes before what the table says."""
+        told = {} if state.about is None else state.about.attributes
+        known = 0 <= state.user_idx < self.members.shape[0]
+        own = self.members[state.user_idx].indices.tolist() if known else []
+        kept = [s for s in own if self.segments.names[s][0] not in told]
+        return sorted([*kept, *self.segments.of(told)])
 
 
 def _columns(data: Dataset, config: DemographicConfig) -> list[str]:

@@ -17,8 +17,11 @@ from steerec.heads.contract import HistoryHead
 from steerec.heads.histories import blank, decayed, recency_query
 from steerec.heads.lags import DENSE_ITEMS, keep_strongest
 from steerec.heads.linear import Weights, ask, column, load_weights, save_weights
+from steerec.heads.local import count_entries, solve_columns
 
 log = logging.getLogger(__name__)
+
+GRAM_BLOCK = 64_000_000  # bytes of rows of a gram matrix made at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +33,23 @@ class EaseConfig:
     l2: float = 300.0  # λ: pull of all weights towards 0
     decay: float = 0.85  # weight of an event of the query against the one after it
     last: int = 100  # newest events asked with
-    max_items: int = 20_000  # most popular items modelled: memory is 8 bytes x max_items²
     per_row: int = 1_000  # weights kept for each item above 6,000 items
+    exact_items: int = 30_000  # up to here all weights are solved at once; above, locally
+    memory_gb: float = 8.0  # most memory a fit may take; where all at once needs more, locally
+    core_items: int = 4_000  # locally: the most seen items, still solved at once
+    neighbours: int = 100  # locally: items on which each other item is regressed
 
     def __post_init__(self) -> None:
         if self.l2 <= 0 or not 0 < self.decay <= 1:
             raise ConfigError(
                 f"ease: l2={self.l2}, decay={self.decay}: expected l2 > 0 and 0 < decay <= 1"
             )
-        if min(self.last, self.max_items, self.per_row) < 1:
-            raise ConfigError("ease: last, max_items and per_row must be at least 1")
+        if min(self.last, self.per_row, self.exact_items, self.core_items, self.neighbours) < 1:
+            raise ConfigError(
+                "ease: last, per_row, exact_items, core_items and neighbours must be at least 1"
+            )
+        if self.memory_gb <= 0:
+            raise ConfigError(f"ease: memory_gb={self.memory_gb}, expected above 0")
 
 
 @dataclass
@@ -65,18 +75,18 @@ class Ease(HistoryHead):
 
     @classmethod
     def fit(cls, data: Dataset, config: EaseConfig, rng: np.random.Generator) -> Self:
-        """See Head. Cost: memory 8 m² bytes and time m³ for m modelled items."""
+        """See Head. Cost for m items seen: all at once 4 m² bytes, m³ time; locally see `_local`.
+
+        Raises:
+            DataError: if no event weighs above 0, or memory_gb is too little for either way.
+        """
         seen = data.matrix()
-        kept = most_seen(np.asarray(seen.sum(axis=0)).ravel(), config.max_items, cls.name)
+        counts = np.asarray(seen.sum(axis=0)).ravel()
+        kept = most_seen(counts, data.n_items, cls.name)
         known = np.zeros(data.n_items, bool)
         known[kept] = True
-        inner = seen[:, kept].tocsr()
-        gram = np.asarray((inner.T @ inner).todense(), np.float32)
-        gram[np.diag_indices(len(kept))] += np.float32(config.l2)
-        weights = inverse(gram)
-        weights /= -np.diag(weights)  # eq. 8: B = -P / diag(P), column by column
-        weights[np.diag_indices(len(kept))] = 0.0
-        return cls(config, spread(weights, kept, data.n_items, config.per_row), known)
+        solve = _exact if solved_at_once(seen, kept, config) else _local
+        return cls(config, solve(seen, kept, config), known)
 
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: NaN for items without events and for users without known items."""
@@ -122,6 +132,111 @@ def most_seen(counts: np.ndarray, most: int, head: str) -> Indices:
     return kept.astype(np.int32)
 
 
+def solved_at_once(seen: sparse.csr_matrix, kept: Indices, config: EaseConfig) -> bool:
+    """Whether all weights are solved at once; decided, and logged, before memory is spent.
+
+    Raises:
+        DataError: if neither way fits into `memory_gb`.
+    """
+    most = config.memory_gb * 1e9
+    at_once = exact_bytes(seen, kept, config)
+    if len(kept) <= config.exact_items and at_once <= most:
+        log.info("head=ease solved=at_once items=%d memory_mb=%.0f", len(kept), at_once / 1e6)
+        return True
+    locally = local_bytes(seen, kept, config)
+    if locally > most:
+        raise DataError(
+            f"ease: {len(kept)} items need {at_once / 1e9:.2f} GB solved at once and "
+            f"{locally / 1e9:.2f} GB solved locally, memory_gb={config.memory_gb:g}: raise it, or "
+            "lower core_items and neighbours"
+        )
+    log.warning(
+        "head=ease solved=locally items=%d memory_mb=%.0f at_once_mb=%.0f exact_items=%d "
+        "memory_gb=%g",
+        *(len(kept), locally / 1e6, at_once / 1e6, config.exact_items, config.memory_gb),
+    )
+    return False
+
+
+def exact_bytes(seen: sparse.csr_matrix, kept: Indices, config: EaseConfig) -> int:
+    """Most bytes held while all weights are solved at once."""
+    m, n = len(kept), seen.shape[1]
+    rows = 4 * n**2 if n <= DENSE_ITEMS else 16 * m * min(config.per_row, m)
+    return 3 * _size(seen) + 4 * m**2 + max(rows, GRAM_BLOCK)
+
+
+def local_bytes(seen: sparse.csr_matrix, kept: Indices, config: EaseConfig) -> int:
+    """Most bytes held while weights are solved locally; counts some rows of the gram matrix."""
+    entries, solved = count_entries(seen[:, _by_count(seen, kept)].tocsr(), config.neighbours)
+    core = min(config.core_items, len(kept))
+    kept_of_core = core * min(config.per_row, core)
+    solving = 8 * entries + 4 * core**2 + max(4 * core**2, 16 * kept_of_core) + 8 * solved
+    joining = 24 * (2 * solved + kept_of_core)
+    return 3 * _size(seen) + max(solving, joining)
+
+
+def _size(rows: sparse.csr_matrix) -> int:
+    return int(rows.data.nbytes + rows.indices.nbytes + rows.indptr.nbytes)
+
+
+def _by_count(seen: sparse.csr_matrix, kept: Indices) -> Indices:
+    """`kept` from most to least seen."""
+    counts = np.asarray(seen.sum(axis=0)).ravel()[kept]
+    return kept[np.argsort(-counts, kind="stable")]
+
+
+def _exact(seen: sparse.csr_matrix, kept: Indices, config: EaseConfig) -> Weights:
+    inner = seen[:, kept].tocsr()
+    by_item = inner.T.tocsr()
+    m = len(kept)
+    gram = np.empty((m, m), np.float32)
+    block = max(1, GRAM_BLOCK // (12 * m))  # 12 bytes an entry: sparse, then dense
+    for start in range(0, m, block):
+        gram[start : start + block] = (by_item[start : start + block] @ inner).toarray()
+    gram[np.diag_indices(m)] += np.float32(config.l2)
+    weights, _ = _regressed(gram)
+    return spread(weights, kept, seen.shape[1], config.per_row)
+
+
+def _local(seen: sparse.csr_matrix, kept: Indices, config: EaseConfig) -> Weights:
+    """Weights between core items solved at once, columns of the others on their neighbourhoods.
+
+    What a core item says of another one, P_ij / P_jj, comes with that one's column, and since P is
+    symmetric also what the other says of the core item. Cost: 8 bytes for each pair of items that
+    some user has both of, and for each item outside the core time neighbours³.
+    """
+    order = _by_count(seen, kept)
+    inner = seen[:, order].tocsr()
+    gram = (inner.T.tocsr() @ inner).tocsr()
+    gram.sort_indices()
+    gram.setdiag(gram.diagonal() + np.float32(config.l2))
+    n_core = min(config.core_items, len(kept))
+    core, core_diagonal = _regressed(gram[:n_core, :n_core].toarray())
+    inside = _strongest(core, config.per_row).tocoo()
+    del core
+    columns, left = solve_columns(gram, n_core, config.neighbours)
+    del gram
+    outside = columns.tocoo()
+    outside.col += n_core
+    back = outside.row < n_core
+    said = outside.data[back] / (
+        left[outside.col[back] - n_core] * core_diagonal[outside.row[back]]
+    )
+    rows = np.concatenate([inside.row, outside.row, outside.col[back]])
+    cols = np.concatenate([inside.col, outside.col, outside.row[back]])
+    data = np.concatenate([inside.data, outside.data, said])
+    return sparse.coo_matrix((data, (order[rows], order[cols])), shape=(seen.shape[1],) * 2).tocsr()
+
+
+def _regressed(gram: Floats) -> tuple[Floats, Floats]:
+    """Eq. 8, overwriting `gram` (λ on its diagonal): B = -P / diag(P) column by column, diag(P)."""
+    weights = inverse(gram)
+    diagonal = np.diag(weights).copy()
+    weights /= -diagonal
+    weights[np.diag_indices(len(weights))] = 0.0
+    return weights, diagonal
+
+
 def inverse(matrix: Floats) -> Floats:
     """Inverse of a symmetric positive definite matrix, overwriting it."""
     factor, info = linalg.lapack.spotrf(matrix.T, lower=1, overwrite_a=1, clean=0)
@@ -146,7 +261,17 @@ def spread(weights: Floats, kept: Indices, n_items: int, per_row: int) -> Weight
         full = np.zeros((n_items, n_items), np.float32)
         full[np.ix_(kept, kept)] = weights
         return full
-    small = keep_strongest(weights, per_row).tocoo()
-    return sparse.coo_matrix(
-        (small.data, (kept[small.row], kept[small.col])), shape=(n_items, n_items)
-    ).tocsr()
+    small = _strongest(weights, per_row)
+    pointers = np.zeros(n_items + 1, np.int64)
+    pointers[kept + 1] = np.diff(small.indptr)
+    columns = kept[small.indices]  # rising, as `kept` is
+    return sparse.csr_matrix((small.data, columns, np.cumsum(pointers)), shape=(n_items, n_items))
+
+
+def _strongest(weights: Floats, per_row: int) -> sparse.csr_matrix:
+    """`keep_strongest` some rows at a time: sorting all at once takes five times the memory."""
+    parts = [
+        keep_strongest(weights[start : start + 500], per_row)
+        for start in range(0, len(weights), 500)
+    ]
+    return sparse.vstack(parts, format="csr")

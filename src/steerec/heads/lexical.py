@@ -106,6 +106,29 @@ class Lexical:
         order = order[scores[order] > 0]
         return order.astype(np.int32), scores[order]
 
+    def like(self, text: str) -> Floats:
+        """(n_items,) cosine of each item's text to these words, rare words counting more."""
+        wanted = np.zeros(len(self.terms), np.float32)
+        for term in set(_terms(text, shortest=2)):
+            at, likeness = self._matches(term)
+            wanted[at] = np.maximum(wanted[at], likeness)
+        wanted *= self._idf
+        size = self._length * np.float32(max(float(np.linalg.norm(wanted)), 1e-9))
+        return np.asarray((self.weights @ wanted) / size, np.float32)
+
+    @cached_property
+    def _idf(self) -> Floats:
+        """(n_terms,) float32, as in the weights."""
+        n_items, n_terms = self.weights.shape
+        having = np.bincount(self.weights.indices, minlength=n_terms)
+        return np.log1p((n_items - having + 0.5) / (having + 0.5)).astype(np.float32)
+
+    @cached_property
+    def _length(self) -> Floats:
+        """(n_items,) float32 length of each item's row, above 0."""
+        squares = np.asarray(self.weights.multiply(self.weights).sum(axis=1)).ravel()
+        return np.maximum(np.sqrt(squares), 1e-9).astype(np.float32)
+
     def _matches(self, term: str) -> tuple[Indices, Floats]:
         """Places of the term, or else of the terms spelt most like it, and how alike (0 to 1)."""
         if term in self._place:

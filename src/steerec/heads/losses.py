@@ -91,3 +91,33 @@ def sampled_loss(
         h_MD, items_ND[chosen], bias_N[chosen] - correction, own, correction[own]
     )
     return loss
+
+
+def pairwise_max_loss(
+    h_MD: Tensor,
+    items_ND: Tensor,
+    bias_N: Tensor,
+    target_M: Tensor,
+    *,
+    drawn_S: Tensor,
+    kind: str,
+    penalty: float = 1.0,
+) -> Tensor:
+    """Each target against a sample, negatives that score high counting most.
+
+    Args:
+        drawn_S: int64, the sample, shared by the batch; a row's own target in it does not count.
+        kind: bpr_max or top1_max.
+        penalty: weight of the squared scores of negatives, for bpr_max.
+    Source: Hidasi and Karatzoglou 2018, Recurrent Neural Networks with Top-k Gains, eq. 11 and 9.
+    """
+    r_MS = h_MD @ items_ND[drawn_S].T + bias_N[drawn_S]
+    r_M1 = ((h_MD * items_ND[target_M]).sum(1) + bias_N[target_M])[:, None]
+    own = drawn_S[None, :] == target_M[:, None]
+    share_MS = torch.softmax(r_MS.masked_fill(own, -torch.inf), dim=1)
+    if kind == "top1_max":
+        gap = torch.sigmoid(r_MS - r_M1) + torch.sigmoid(r_MS.square())
+        return (share_MS * gap).sum(1).mean()
+    better = (share_MS * torch.sigmoid(r_M1 - r_MS)).sum(1)
+    spread = (share_MS * r_MS.square()).sum(1)
+    return (-torch.log(better + 1e-24) + penalty * spread).mean()

@@ -5,7 +5,7 @@ Legend: B windows, T places, D width, N items, M targets.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,7 +21,7 @@ from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import Lesson, best
 from steerec.heads.item_inputs import ItemInputs, ItemTexts
-from steerec.heads.losses import sampled_loss, softmax_loss
+from steerec.heads.losses import pairwise_max_loss, sampled_loss, softmax_loss
 from steerec.heads.training import TrainingConfig, device_of, fingerprint, train
 from steerec.heads.whitening import Whitening
 from steerec.heads.windows import Batch, Track, query_batches, tracks, training_batches
@@ -29,7 +29,8 @@ from steerec.heads.windows import Batch, Track, query_batches, tracks, training_
 N_SCALES = 8  # time lags are described by how near they are to so many scales
 SHORTEST_S, LONGEST_S = 1.0, 3.2e7  # a second to a year
 QUERY_TOKENS = 20_000  # events read at once when many histories are asked with
-LEAST_BATCHES = 60  # steps of an epoch, where the data are few
+LEAST_BATCHES = 30  # steps of an epoch, where the data are few
+SMALL = 50_000  # targets; below, one thread is faster than several
 LEAST_TARGETS = 20  # fewer steps teach a network nothing
 
 
@@ -45,6 +46,7 @@ class NextItemConfig(TrainingConfig):
     id_dropout: float = 0.1  # share of items that each step places by their text alone
     full_softmax: int = 30_000  # up to so many items the loss is over all; above over a sample
     negatives: int = 4_096  # items in that sample
+    loss: str = "softmax"  # or bpr_max, top1_max: each target against the sample
     dislike: float = 4.0  # nats that an item as good as equal to a disliked one loses
 
     def __post_init__(self) -> None:
@@ -55,6 +57,8 @@ class NextItemConfig(TrainingConfig):
                 f"width={self.width}, length={self.length}: expected a multiple of 8, and at "
                 "least 2"
             )
+        if self.loss not in ("softmax", "bpr_max", "top1_max"):
+            raise ConfigError(f"loss={self.loss!r}: expected softmax, bpr_max or top1_max")
         if not (0 <= self.dropout < 1 and 0 <= self.id_dropout < 1):
             raise ConfigError(
                 f"dropout={self.dropout}, id_dropout={self.id_dropout}: expected in [0, 1)"
@@ -138,7 +142,7 @@ class _Course:
     held: list[Track]  # their last event is held back
     config: NextItemConfig
     n_items: int
-    log_share: Tensor
+    share: Tensor  # (N,) of the events
     repeats: bool
 
     @cached_property
@@ -167,15 +171,16 @@ class _Course:
         lag = batch.target_time - batch.time[batch.row, batch.place]
         h = self.net.ask(h_BTD[row.to(device), place.to(device)], lag)
         target = torch.from_numpy(batch.target).to(device)
-        if self.n_items <= self.config.full_softmax:
+        if self.config.loss == "softmax" and self.n_items <= self.config.full_softmax:
             return softmax_loss(h, table, bias, target)
         return self._sampled(h, table, bias, target)
 
     def _sampled(self, h: Tensor, table: Tensor, bias: Tensor, target: Tensor) -> Tensor:
-        share = self.log_share.exp()
-        q = share.sqrt() / share.sqrt().sum()  # flatter than popularity: targets bring the rest
+        q = self.share.sqrt() / self.share.sqrt().sum()  # flatter: targets bring what is popular
         drawn = torch.multinomial(q, self.config.negatives, replacement=True)
-        expected = self.config.negatives * q + len(target) * share
+        if self.config.loss != "softmax":
+            return pairwise_max_loss(h, table, bias, target, drawn_S=drawn, kind=self.config.loss)
+        expected = self.config.negatives * q + len(target) * self.share
         log_in = torch.log(-torch.expm1(-expected))
         return sampled_loss(h, table, bias, target, drawn_S=drawn, log_expected_N=log_in)
 
@@ -233,7 +238,7 @@ def _enrol(
         [of[i] for i in sorted(held)],
         config,
         data.n_items,
-        share.float().log().to(device),
+        share.float().to(device),
         data.has_repeats,
     )
 
@@ -337,6 +342,8 @@ class NextItem:
         if aid.previous is not None and aid.rows is not None:
             go_on_from(course.net, aid.previous.net, aid.rows)
         mark = fingerprint(cls.name, config, data.content_hash)
+        if config.threads == 0 and n_targets < SMALL:
+            config = replace(config, threads=1)
         curve = train(cls.name, course, config, rng, aid=aid, mark=mark)
         net = course.net.cpu().eval()
         seen = np.bincount(np.concatenate([t.item for t in of]), minlength=data.n_items) > 0

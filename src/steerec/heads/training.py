@@ -4,7 +4,8 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,16 +30,20 @@ class TrainingConfig:
     matrix_rate: float = 10.0  # learning rate of weight matrices, as a multiple of the others'
     patience: int = 3  # epochs without a better validation before training ends early
     validation_users: int = 1_000  # users whose last event is held back to stop by; 0: none
-    batch_tokens: int = 6_400  # events in a batch, fewer where the data would give under 60 batches
+    batch_tokens: int = 6_400  # events in a batch, fewer where the data would give under 30 batches
     device: str = "auto"  # cpu, cuda, or auto: cuda where there is one
+    threads: int = 0  # CPU threads; 0: one for few events, which more only slow, else all
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if min(self.epochs, self.patience, self.batch_tokens) < 1 or self.validation_users < 0:
+        if (
+            min(self.epochs, self.patience, self.batch_tokens) < 1
+            or min(self.validation_users, self.threads) < 0
+        ):
             raise ConfigError(
                 f"epochs={self.epochs}, patience={self.patience}, batch_tokens="
-                f"{self.batch_tokens}, validation_users={self.validation_users}: expected at "
-                "least 1, 1, 1 and 0"
+                f"{self.batch_tokens}, validation_users={self.validation_users}, "
+                f"threads={self.threads}: expected at least 1, 1, 1, 0 and 0"
             )
         if not 0 < self.learning_rate < 1 or self.matrix_rate <= 0:
             raise ConfigError(
@@ -128,7 +133,7 @@ def train(
     """
     seed = int(rng.integers(2**31))
     run = _Run(name, lesson, config, aid, mark, np.random.default_rng(seed))
-    with torch.random.fork_rng(enabled=True):
+    with torch.random.fork_rng(), limited_threads(config.threads):
         torch.manual_seed(seed)
         try:
             return run.to_the_end()
@@ -138,6 +143,17 @@ def train(
             if "alloc" in str(e):  # PyTorch has no class of its own for the memory of a CPU
                 raise _too_big(name, config) from e
             raise
+
+
+@contextmanager
+def limited_threads(n: int) -> Iterator[None]:
+    """Let PyTorch use so many threads of the CPU for a while; 0: as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _too_big(name: str, config: TrainingConfig) -> TrainingError:

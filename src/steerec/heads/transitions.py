@@ -14,7 +14,7 @@ from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead
 from steerec.heads.histories import blank, decayed, recency_query
-from steerec.heads.lags import Steps, count_pairs
+from steerec.heads.lags import Steps, Weighing, count_pairs, count_within
 from steerec.heads.linear import Weights, ask, column, load_weights, save_weights
 
 MERGE = 50_000  # live pairs held apart before they are merged into the counts
@@ -78,20 +78,10 @@ class Transitions(HistoryHead):
         faded = _fading(config)
         # a big basket says less of each pair
         bulk: Floats = (1 / np.sqrt(steps.size)).astype(np.float32)
-        counts = count_pairs(
-            steps,
-            data.n_items,
-            most=config.steps,
-            weigh={"all": lambda early, late, apart: faded[apart] * bulk[early] * bulk[late]},
-        )["all"]
-        if config.same_basket and data.has_baskets:
-            inside = count_pairs(
-                steps,
-                data.n_items,
-                most=0,
-                weigh={"in": lambda early, late, _: faded[0] * bulk[early] * bulk[late]},
-            )["in"]
-            counts = counts + inside.T
+        counts = count_pairs(steps, data.n_items, {"all": Weighing(faded, bulk, bulk)})["all"]
+        if config.same_basket and (steps.size > 1).any():
+            within = count_within(steps, data.n_items, faded[0] * bulk**2)
+            counts = counts + (within.toarray() if isinstance(counts, np.ndarray) else within)
         known = np.bincount(steps.item, minlength=data.n_items) > 0
         return cls(config, counts, np.asarray(counts.sum(axis=1), np.float64).ravel(), known)
 
