@@ -224,11 +224,12 @@ def test_postgresql_commits_durably_even_where_its_default_is_not(postgres_url):
     name = store.database.engine.url.database
     with store.database.alone() as connection:
         connection.execute(sa.text(f"ALTER DATABASE {name} SET synchronous_commit = off"))
-    store.close()
-    again = open_store(postgres_url)
-    with again.database.write() as connection:
+    store.database.engine.dispose()
+    with store.database.write() as connection:
         assert connection.execute(sa.text("SHOW synchronous_commit")).scalar() == "on"
-    again.close()
+    with store.database.alone() as connection:
+        connection.execute(sa.text(f"ALTER DATABASE {name} RESET synchronous_commit"))
+    store.close()
 
 
 def test_a_full_disk_acknowledges_nothing_and_space_heals_it(sqlite_url):

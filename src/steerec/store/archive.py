@@ -221,8 +221,12 @@ def _not_erased(
         user_of = _USER_OF.get(table.name, "user_id")
         names = list({row[user_of] for row in mine if row[user_of] is not None})
         times = erased_at(connection, tenant, names)
-        late = [row for row in mine if row[made] > times.get(row[user_of], float("-inf"))]
-        gone = erased_among(connection, tenant, late) if table is events else set()
+        late = [row for row in mine if row[made] >= times.get(row[user_of], float("-inf"))]
+        # Of the very moment of the erasure: events are told by their ids, the rest goes.
+        if table is events:
+            gone = erased_among(connection, tenant, late)
+        else:
+            gone, late = set(), [row for row in late if row[made] != times.get(row[user_of])]
         kept += [row for row in late if row.get("event_id") not in gone]
     return kept
 

@@ -35,7 +35,7 @@ def pack(arrays: Sequence[NDArray[Any]]) -> bytes:
             )
         heads.append(struct.pack("<BB", _DTYPES.index(code), array.ndim))
         heads.append(struct.pack(f"<{array.ndim}I", *array.shape))
-        column_wise = np.ascontiguousarray(array.T, code)  # one head after the other
+        column_wise = np.asarray(array.T, code, order="C")  # one head after the other
         bodies.append(
             column_wise.reshape(-1).view(np.uint8).reshape(-1, array.itemsize).T.tobytes()
         )
@@ -68,6 +68,6 @@ def _unpack(packed: bytes) -> list[NDArray[Any]]:
         n_bytes = dtype.itemsize * int(np.prod(shape))
         split = np.frombuffer(body, np.uint8, n_bytes, start).reshape(dtype.itemsize, -1)
         whole = np.ascontiguousarray(split.T).reshape(-1).view(dtype)
-        arrays.append(np.ascontiguousarray(whole.reshape(shape[::-1]).T))
+        arrays.append(np.asarray(whole.reshape(shape[::-1]).T, order="C"))
         start += n_bytes
     return arrays

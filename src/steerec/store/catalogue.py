@@ -153,7 +153,8 @@ class Catalogue:
         """One line per entry, as `import_jsonl` reads them."""
         for entry in self.iterate(tenant):
             record = {name: getattr(entry, name) for name in _GIVEN}
-            yield to_json({k: v for k, v in record.items() if v not in (None, (), False)}, "entry")
+            said = {k: v for k, v in record.items() if v is not None and v is not False and v != ()}
+            yield to_json(said, "entry")
 
     def import_jsonl(self, tenant: str, lines: Iterable[str], *, now: float) -> int:
         """Upsert one entry per line, a thousand per transaction; returns how many lines.

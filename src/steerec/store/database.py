@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -113,14 +114,14 @@ class Database:
 
         Who takes numbers holds this, so rows become visible in the order of their `seq`.
         """
-        wanted = sa.select(tenants).where(tenants.c.tenant == tenant).with_for_update()
-        row = connection.execute(wanted).first()
+        asked = {"wanted": tenant}
+        row = connection.execute(_LOCKED, asked).first()
         if row is None:
             check_id(tenant, "tenant")
             zeros = ("last_seq", "last_number", "n_events", "n_impressions", "n_erased")
             fresh = {"tenant": tenant, **dict.fromkeys(zeros, 0)}
             self.insert_new(connection, tenants, [fresh])
-            row = connection.execute(wanted).one()
+            row = connection.execute(_LOCKED, asked).one()
         return row
 
     def overwrite_deleted(self, connection: sa.Connection) -> None:
@@ -146,6 +147,15 @@ class Database:
         if busy:
             log.info("store=%s a reader keeps the write-ahead log from being emptied", self)
 
+    def rewrite(self) -> None:
+        """Write the whole database anew, so that no byte of deleted rows is left in unused places.
+
+        Needs as much free disk as the database takes, and nobody writes meanwhile.
+        """
+        with self.alone() as connection:
+            connection.exec_driver_sql("VACUUM" if self.path else "VACUUM FULL")
+        self.shrink()
+
     def n_bytes(self) -> int:
         """Bytes on disk, the write-ahead log included."""
         if self.path:
@@ -165,8 +175,19 @@ class Database:
 
 def count(connection: sa.Connection, tenant: str, **more: int) -> None:
     """Add to a tenant's counters; the caller holds `lock_tenant`."""
-    added = {name: tenants.c[name] + n for name, n in more.items()}
-    connection.execute(sa.update(tenants).where(tenants.c.tenant == tenant).values(added))
+    added = {f"more_{name}": n for name, n in more.items()}
+    connection.execute(_counting(tuple(more)), {"wanted": tenant, **added})
+
+
+# Statements of each group are built once: building one costs as much as running it.
+_OF_TENANT = tenants.c.tenant == sa.bindparam("wanted")
+_LOCKED = sa.select(tenants).where(_OF_TENANT).with_for_update()
+
+
+@lru_cache
+def _counting(names: tuple[str, ...]) -> sa.Update:
+    added = {name: tenants.c[name] + sa.bindparam(f"more_{name}") for name in names}
+    return sa.update(tenants).where(_OF_TENANT).values(added)
 
 
 def in_chunks(values: Sequence[Any], size: int = CHUNK) -> Iterator[Sequence[Any]]:
@@ -218,6 +239,8 @@ def _set_up_sqlite(connection: sqlite3.Connection, _: object) -> None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     # A transaction that reads first and writes later could not wait for its turn.
     options = connection.get_execution_options()
+    if options.get("isolation_level") == "AUTOCOMMIT":
+        return
     connection.exec_driver_sql(
         "BEGIN IMMEDIATE" if options.get("steerec_writes") else "BEGIN DEFERRED"
     )

@@ -72,8 +72,8 @@ class Persons:
         """Delete all rows of a user and leave a tombstone, in one transaction.
 
         Their events are refused when sent again, and left out of what is restored. Checkpoints
-        are the caller's own bytes: rebuild them after this. On SQLite the bytes are overwritten
-        and the file's free pages given back before this returns.
+        are the caller's own bytes: rebuild them after this. The rows are gone when this returns;
+        stray copies in unused parts of the file's pages go with `Database.rewrite`.
 
         Raises:
             StorageError: if the database failed; nothing was erased.

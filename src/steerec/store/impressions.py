@@ -264,8 +264,6 @@ def _to_kept(answer: Answer, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(shown: Impression) -> None:
-    for item in (*shown.items, *shown.pool):
-        check_id(item, "item_id")
     if shown.propensity.shape != (len(shown.items),):
         raise DataError(
             f"propensity has shape {shown.propensity.shape}, expected one number for each of "

@@ -150,7 +150,7 @@ class EventLog:
                 fresh.append(row)
                 answers.append(Appended(Outcome.NEW, seq))
         if fresh:
-            connection.execute(sa.insert(events), fresh)
+            connection.execute(_INSERT, fresh)
             count(connection, tenant, last_seq=len(fresh), n_events=len(fresh))
         return answers
 
@@ -158,11 +158,17 @@ class EventLog:
 def _known(connection: sa.Connection, tenant: str, ids: Sequence[str]) -> dict[str, Any]:
     """event_id → its row, for those that are stored."""
     found = {}
-    columns = [events.c[name] for name in ("seq", "event_id", *_CONTENT)]
     for chunk in in_chunks(ids):
-        wanted = sa.select(*columns).where(events.c.tenant == tenant, events.c.event_id.in_(chunk))
-        found.update({row["event_id"]: row for row in connection.execute(wanted).mappings()})
+        rows = connection.execute(_BY_ID, {"tenant": tenant, "ids": chunk}).mappings()
+        found.update({row["event_id"]: row for row in rows})
     return found
+
+
+_INSERT = sa.insert(events)
+_BY_ID = sa.select(*(events.c[name] for name in ("seq", "event_id", *_CONTENT))).where(
+    events.c.tenant == sa.bindparam("tenant"),
+    events.c.event_id.in_(sa.bindparam("ids", expanding=True)),
+)
 
 
 def _to_row(tenant: str, logged: LoggedEvent, now: float) -> dict[str, Any]:

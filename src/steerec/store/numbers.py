@@ -1,12 +1,14 @@
 """Lasting numbers for item ids, so that a pool of 200 items is 200 small numbers."""
 
 import threading
+from collections import defaultdict
 from collections.abc import Collection
 
 import sqlalchemy as sa
 
 from steerec.store.database import Database, count, in_chunks
 from steerec.store.schema import item_numbers
+from steerec.store.values import check_id
 
 _MOST_KEPT = 500_000  # ids in memory, about 100 MB at worst
 
@@ -17,21 +19,28 @@ class ItemNumbers:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lock = threading.Lock()
-        self._known: dict[tuple[str, str], int] = {}  # only what was read from committed rows
-        self._named: dict[tuple[str, int], str] = {}
+        # By tenant; only what was read from committed rows.
+        self._known: dict[str, dict[str, int]] = defaultdict(dict)
+        self._named: dict[str, dict[int, str]] = defaultdict(dict)
+        self._n_known = 0
 
     def of(self, connection: sa.Connection, tenant: str, ids: Collection[str]) -> dict[str, int]:
-        """item_id → number; new ids get one. The caller holds the tenant's lock."""
+        """item_id → number; new ids get one. The caller holds the tenant's lock.
+
+        Raises:
+            DataError: if a new id cannot be one.
+        """
         with self._lock:
-            found = {i: n for i in ids if (n := self._known.get((tenant, i))) is not None}
-        unknown = sorted(set(ids) - set(found))
+            known = self._known[tenant]
+            found = {item_id: known[item_id] for item_id in ids if item_id in known}
+        unknown = sorted(check_id(i, "item_id") for i in ids if i not in found)
         t = item_numbers
         stored: dict[str, int] = {}
         for chunk in in_chunks(unknown):
             wanted = sa.select(t.c.item_id, t.c.number).where(
                 t.c.tenant == tenant, t.c.item_id.in_(chunk)
             )
-            stored.update(connection.execute(wanted).tuples().all())
+            stored.update(connection.execute(wanted).all())
         self._remember(tenant, stored)
         new = [item_id for item_id in unknown if item_id not in stored]
         return {**found, **stored, **self._add(connection, tenant, new)}
@@ -41,13 +50,14 @@ class ItemNumbers:
     ) -> dict[int, str]:
         """Number → item_id."""
         with self._lock:
-            found = {n: i for n in numbers if (i := self._named.get((tenant, n))) is not None}
+            known = self._named[tenant]
+            found = {number: known[number] for number in numbers if number in known}
         t = item_numbers
         for chunk in in_chunks([n for n in numbers if n not in found]):
             wanted = sa.select(t.c.number, t.c.item_id).where(
                 t.c.tenant == tenant, t.c.number.in_(chunk)
             )
-            named = dict(connection.execute(wanted).tuples().all())
+            named = dict(connection.execute(wanted).all())
             self._remember(tenant, {item_id: number for number, item_id in named.items()})
             found.update(named)
         return found
@@ -57,6 +67,7 @@ class ItemNumbers:
         with self._lock:
             self._known.clear()
             self._named.clear()
+            self._n_known = 0
 
     def _add(self, connection: sa.Connection, tenant: str, ids: list[str]) -> dict[str, int]:
         if not ids:
@@ -70,9 +81,9 @@ class ItemNumbers:
         return numbers
 
     def _remember(self, tenant: str, numbers: dict[str, int]) -> None:
+        if self._n_known + len(numbers) > _MOST_KEPT:
+            self.clear()
         with self._lock:
-            if len(self._known) + len(numbers) > _MOST_KEPT:
-                self._known.clear()
-                self._named.clear()
-            self._known.update({(tenant, item_id): n for item_id, n in numbers.items()})
-            self._named.update({(tenant, n): item_id for item_id, n in numbers.items()})
+            self._known[tenant].update(numbers)
+            self._named[tenant].update({number: item_id for item_id, number in numbers.items()})
+            self._n_known += len(numbers)

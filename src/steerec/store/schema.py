@@ -11,14 +11,11 @@ metadata = sa.MetaData()
 
 Time = sa.Double  # Unix seconds, UTC
 Number = sa.BigInteger
-_WIDE = ("body", "answer", "attributes", "strategy")
 
 
 def _table(name: str, *columns: sa.schema.SchemaItem) -> sa.Table:
-    # SQLite: rows lie in the order of their key, so that what is read together lies together.
-    # Rows of kilobytes do not fit its keys' pages: those tables are plain.
-    wide = any(isinstance(c, sa.Column) and c.name in _WIDE for c in columns)
-    return sa.Table(name, metadata, *columns, sqlite_with_rowid=wide)
+    # Not WITHOUT ROWID: of those, SQLite's planner reads all of a tenant sooner than use an index.
+    return sa.Table(name, metadata, *columns)
 
 
 def _key(name: str, kind: type[sa.types.TypeEngine[Any]] = sa.Text) -> sa.Column[Any]:
@@ -75,6 +72,13 @@ def _catalogue(name: str) -> sa.Table:
         _needed("changed", Time),
         _needed("seq", Number),
         sa.Index(f"{name}_seq", "tenant", "seq"),
+        sa.Index(
+            f"{name}_deleted",
+            "tenant",
+            "changed",
+            sqlite_where=sa.text("deleted"),
+            postgresql_where=sa.text("deleted"),
+        ),
     )
 
 
@@ -107,7 +111,7 @@ impressions = _table(
     _needed("ids", sa.LargeBinary),  # numbers of the items shown and of the pool
     _needed("body", sa.LargeBinary),  # propensities, scores, w, phi
     sa.Index("impressions_request", "tenant", "request_id", "start", unique=True),
-    sa.Index("impressions_user", "tenant", "user_id"),
+    sa.Index("impressions_user", "tenant", "user_id", "seq"),
 )
 
 # Answers kept under the caller's idempotency key.
