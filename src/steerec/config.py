@@ -28,7 +28,7 @@ from steerec.engine.model import FitConfig
 from steerec.engine.phi import PhiConfig
 from steerec.engine.pool import PoolConfig
 from steerec.errors import ConfigError, DataError
-from steerec.heads import HEADS, load_head
+from steerec.heads import HEADS, expand, load_head
 
 DEFAULT_FILE = Path("steerec.toml")
 
@@ -93,7 +93,8 @@ class FitSettings:
     """Which heads are fitted, and how cases are set aside for their calibration and blend.
 
     Attributes:
-        heads: names from the table of heads, or `module:Class` of your own.
+        heads: all, quick (those that do not train by epochs), trained, names from the table of
+            heads, or `module:Class` of your own.
         holdout: auto, last (each user's last event), time or basket.
         holdout_quantile: share of the time line that lies before the held-out cases.
         repeats: whether items of a user's own history may be recommended; not set: as the data do.
@@ -103,7 +104,7 @@ class FitSettings:
         refit_share: share of the epochs for which they continue.
     """
 
-    heads: tuple[str, ...] = tuple(HEADS)
+    heads: tuple[str, ...] = ("all",)
     holdout: str = "auto"
     holdout_quantile: float = 0.9
     repeats: bool | None = None
@@ -142,7 +143,7 @@ class Settings:
         Raises:
             ConfigError: if a head is unknown or the parts contradict each other.
         """
-        names = heads or self.fit.heads
+        names = expand(heads or self.fit.heads)
         for name in names:
             load_head(name)
         parts = {f.name: getattr(self.fit, f.name) for f in fields(self.fit)}
@@ -152,6 +153,7 @@ class Settings:
             calibration=self.calibration,
             blend=self.blend,
             phi=self.phi,
+            pool=self.pool,
         )
 
 

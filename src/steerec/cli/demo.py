@@ -67,7 +67,7 @@ def demo(
     """Import, clean, encode, learn, compare with popularity, recommend: the whole way at once."""
     began = time.perf_counter()
     settings = options.settings_of(config, encoder=encoder)
-    fit_config = lighter(settings.fit_config(options.names(heads)))
+    fit_config = lighter(settings.fit_config(options.names(heads or "quick")))
     what = "the built-in sample shop" if data == "sample" else data
     _step(1, f"Read and clean {what}")
     came = _take_in(data, data_dir, columns, settings)

@@ -65,7 +65,14 @@ Encoder = Annotated[
         help="text, onnx, remote, hashing (needs no model), or none.",
     ),
 ]
-Heads = Annotated[str, typer.Option(rich_help_panel=_HOW, metavar="A,B", help="Only these heads.")]
+Heads = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=_HOW,
+        metavar="A,B",
+        help="Only these heads; quick: those fitted in seconds, trained: those trained by epochs.",
+    ),
+]
 Seed = Annotated[int, typer.Option(rich_help_panel=_HOW, min=0, help="Seed of all chance.")]
 AsJson = Annotated[
     bool, typer.Option("--json", rich_help_panel=_OUT, help="Print JSON for machines.")

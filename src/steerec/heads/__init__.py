@@ -1,5 +1,6 @@
 """One file per algorithm that predicts interest; chosen by name."""
 
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
@@ -20,6 +21,18 @@ HEADS: dict[str, str] = {
     "demographic": "steerec.heads.demographic:Demographic",
     "social": "steerec.heads.social:Social",
 }
+TRAINED = frozenset({"sequence", "gru", "two_tower"})  # train by epochs: minutes, not seconds
+QUICK = tuple(name for name in HEADS if name not in TRAINED)
+
+
+def expand(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of heads, with `all`, `quick` and `trained` standing for those of the table."""
+    groups = {
+        "all": tuple(HEADS),
+        "quick": QUICK,
+        "trained": tuple(n for n in HEADS if n in TRAINED),
+    }
+    return tuple(dict.fromkeys(name for word in names for name in groups.get(word, (word,))))
 
 
 def load_head(name: str) -> Any:
