@@ -22,7 +22,7 @@ from steerec.data.sample import sample_shop, write_csv
 from steerec.encoders import ENCODERS
 from steerec.evaluation.protocols import TRACKS
 from steerec.evaluation.wording import METRICS
-from steerec.heads import HEADS
+from steerec.heads import HEADS, QUICK
 from test_layers import ROWS
 
 ROOT = Path(__file__).parent.parent
@@ -225,7 +225,7 @@ def test_the_quickstart_commands_run_as_written(here):
     for made in ("health.html", "dataset/dataset.json", "dataset/quarantine.jsonl", "result.html"):
         assert (here / made).is_file(), made
     result = json.loads((here / "result.json").read_text())
-    heads = set(HEADS) - {"social"}  # the sample shop tells of no friends
+    heads = set(QUICK) - {"social"}  # the sample shop tells of no friends
     assert set(result["results"]) >= {"blend", "popularity", "recent_popularity", *heads}
 
 
