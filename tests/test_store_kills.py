@@ -178,6 +178,6 @@ def test_any_sequence_leaves_the_log_that_a_dict_would_be(sqlite_file):
     LogMachine.made = sqlite_file
     case = LogMachine.TestCase
     case.settings = settings(
-        max_examples=12, stateful_step_count=12, deadline=None, derandomize=True
+        max_examples=8, stateful_step_count=12, deadline=None, derandomize=True
     )
     case().runTest()
