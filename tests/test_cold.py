@@ -7,9 +7,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from steerec.data.split import leave_last_out, withhold
 from steerec.data.tables import Tables
+from steerec.engine.blend import BlendConfig, Candidates, fit_theta, of_seen, with_unseen
 from steerec.engine.evaluate import WARM_ONLY, evaluate
-from steerec.engine.model import FitConfig
+from steerec.engine.model import FitConfig, fit
 from steerec.errors import DataError
 from steerec.evaluation.protocols import cold_items, prepare
 from worlds import shop
@@ -113,3 +115,69 @@ def test_the_warm_loss_is_the_share_that_warm_targets_lose_to_cold_items(result)
     assert loss["difference"] == pytest.approx(expected)
     assert 0 <= loss["difference"] <= loss["high"]
     assert WARM_ONLY not in result["slices"]["cold_among_all"]
+
+
+# --- the blend
+
+
+def test_events_withheld_leave_histories_at_their_length_without_them():
+    split = leave_last_out(shop(n_users=20).data)
+    gone = np.zeros(split.train.n_items, bool)
+    gone[::3] = True
+    less = withhold(split, gone)
+    assert less.cases.targets.tolist() == split.cases.targets.tolist()
+    for before, after in zip(split.cases.histories(), less.cases.histories(), strict=True):
+        assert after.item_idx.tolist() == [i for i in before.item_idx if not gone[i]]
+    assert not gone[less.train.item_idx].any()
+
+
+def drawn_cases(n_cases=3_000, n_items=30, *, more=0.9, nats=-0.7):
+    """Targets drawn from the softmax; of the unseen items only head 1 speaks, and it says more."""
+    rng = np.random.default_rng(3)
+    z = rng.normal(size=(n_cases, n_items, 2)).astype(np.float32)
+    unseen = rng.random((n_cases, n_items)) < 0.2
+    z[unseen, 0] = 0.0
+    scores = z @ np.array([1.0, 0.3]) + unseen * (more * z[:, :, 1] + nats)
+    scores += rng.gumbel(size=scores.shape)
+    target = np.zeros((n_cases, n_items), np.float32)
+    target[np.arange(n_cases), scores.argmax(axis=1)] = 1.0
+    flat = np.zeros((n_cases, n_items), np.float32)
+    phi = np.stack([np.ones(n_cases), np.zeros(n_cases)], axis=1)
+    return Candidates(z, flat, target, unseen, phi)
+
+
+def test_weights_and_nats_of_unseen_items_are_recovered_and_the_rest_stays():
+    config = BlendConfig(l2=0.5, l2_bias=0.5)
+    cases = drawn_cases()
+    theta = fit_theta(of_seen(cases), config)
+    np.testing.assert_allclose(theta[:, 0], [1.0, 0.3], atol=0.06)
+    fitted, nats = with_unseen(theta, 1, cases, config)
+    assert fitted[:, 0].tolist() == theta[:, 0].tolist()
+    assert fitted[0, 1] == 0.0  # head 0 says nothing of them
+    assert fitted[1, 1] == pytest.approx(0.9, abs=0.15)
+    assert nats == pytest.approx(-0.7, abs=0.15)
+
+
+def test_without_unseen_targets_nothing_is_added():
+    cases = drawn_cases(50)
+    cases = replace(cases, unseen=np.zeros_like(cases.unseen))
+    theta = np.ones((2, 2))
+    fitted, nats = with_unseen(theta, 1, cases, BlendConfig())
+    assert (fitted is theta, nats) == (True, 0.0)
+
+
+def test_items_are_withheld_only_where_the_catalogue_has_some_without_events(task):
+    heads = ("transitions", "content")
+    whole = task.split.train.compact()
+    assert fit(whole, FitConfig(heads=heads), np.random.default_rng(0)).for_unseen[1] == 0.0
+    model = fit(task.split.train, FitConfig(heads=heads), np.random.default_rng(0))
+    more, nats = model.for_unseen
+    assert (more[0], nats != 0.0) == (0.0, True)
+    assert model.unseen.tolist() == task.cold.tolist()
+
+
+def test_the_blend_finds_cold_items_nearly_as_well_as_content_does(result):
+    found = result["slices"]["cold_among_all"]
+    assert found["content"]["ndcg@10"] > 0.02
+    assert found["blend"]["ndcg@10"] > 0.5 * found["content"]["ndcg@10"]
+    assert result["warm_loss"]["difference"] < 0.1

@@ -28,7 +28,8 @@ def choices(n_cases, n_items, seed=0, theta=TRUE):
     scores = np.einsum("cwh,ch->cw", z, phi @ theta.T) + rng.gumbel(size=(n_cases, n_items))
     target = np.zeros((n_cases, n_items), np.float32)
     target[np.arange(n_cases), scores.argmax(axis=1)] = 1.0
-    return Candidates(z, np.zeros((n_cases, n_items), np.float32), target, phi)
+    seen = np.zeros((n_cases, n_items), bool)
+    return Candidates(z, np.zeros((n_cases, n_items), np.float32), target, seen, phi)
 
 
 def slow_loss(flat, candidates, config):
@@ -79,11 +80,18 @@ def test_few_weighted_candidates_find_the_theta_of_the_full_softmax():
     config = BlendConfig(top=20, top_head=5, drawn=30)
     z = np.moveaxis(full.z, 2, 0)
     ranked = np.ones(full.target.shape, bool)
-    picked = pick_candidates(z, ranked, full.target > 0, config, np.random.default_rng(0))
+    picked = pick_candidates(
+        z,
+        ranked,
+        full.target > 0,
+        np.zeros(ranked.shape[1], bool),
+        config,
+        np.random.default_rng(0),
+    )
     assert picked[0].shape[1] < 70
     few = fit_theta(Candidates(*picked, full.phi), config)
     np.testing.assert_allclose(few, fit_theta(full, config), atol=0.05)
-    unweighted = Candidates(picked[0], np.minimum(picked[1], 0.0), picked[2], full.phi)
+    unweighted = Candidates(picked[0], np.minimum(picked[1], 0.0), *picked[2:], full.phi)
     assert np.abs(fit_theta(unweighted, config) - fit_theta(full, config)).max() > 0.1
 
 
@@ -98,7 +106,8 @@ def test_candidates_stand_for_exactly_the_ranked_items(seed, n_items, n_targets)
     for row in target:
         row[rng.choice(n_items, min(n_targets, n_items), replace=False)] = True
     config = BlendConfig(top=5, top_head=2, drawn=10)
-    _, log_weight, share = pick_candidates(z, ranked, target, config, rng)
+    unseen = rng.random(n_items) < 0.3
+    _, log_weight, share, _ = pick_candidates(z, ranked, target, unseen, config, rng)
     stands_for = np.exp(log_weight.astype(float)).sum(axis=1)
     drawn = (log_weight > 0).any(axis=1)
     np.testing.assert_allclose(stands_for[drawn], ranked.sum(axis=1)[drawn], rtol=1e-5)
@@ -142,7 +151,11 @@ def test_targets_out_of_reach_do_not_steer_the_list():
     z[:, 0, 1] -= 0.3
     z[:, 40:110, 1] += 0.6
     candidates = Candidates(
-        z, np.zeros((n_cases, width), np.float32), target, np.ones((n_cases, 1))
+        z,
+        np.zeros((n_cases, width), np.float32),
+        target,
+        np.zeros((n_cases, width), bool),
+        np.ones((n_cases, 1)),
     )
     alike = descend(candidates, BlendConfig())[:, 0]
     top_heavy = fit_theta(candidates, BlendConfig())[:, 0]

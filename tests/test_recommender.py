@@ -54,8 +54,10 @@ def test_the_list_is_the_blend_of_the_calibrated_heads_item_by_item():
         for weight, (name, head) in zip(weights, m.heads.items(), strict=True):
             one = np.array([item], np.int32)
             raw = head.score([head.start(history)], one, np.array([world().now]))
+            if item in world().never_sold:
+                weight += m.strategy.theta[list(m.heads).index(name), -1]
             total += weight * m.calibrations[name](raw, np.array([len(history)]))[0, 0]
-        scores.append(total)
+        scores.append(total + m.strategy.dials["unseen_items"] * (item in world().never_sold))
     best = np.argsort(-np.round(scores, 6), kind="stable")[:10]
     slate = shared().recommend(Query(USER, now=world().now))
     assert ids(slate) == list(data.item_ids[best])
@@ -65,7 +67,9 @@ def test_the_list_is_the_blend_of_the_calibrated_heads_item_by_item():
 def test_sources_add_up_to_the_score():
     for choice in shared().recommend(Query(USER, now=world().now)).items:
         assert set(choice.sources) == set(model().heads)
-        assert sum(choice.sources.values()) == pytest.approx(choice.score, abs=1e-6)
+        never_sold = world().data.item_index[choice.item_id] in world().never_sold
+        more = model().strategy.dials["unseen_items"] if never_sold else 0.0
+        assert sum(choice.sources.values()) + more == pytest.approx(choice.score, abs=1e-6)
 
 
 def test_unknown_user_gets_popular_items():
