@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from steerec.engine.recommender import Recommender
 
 _HISTORY = 5  # newest events shown above a list
+_About = Annotated[
+    str, typer.Option(metavar="TEXT", help="What the user says: something light, no horror.")
+]
+_Tell = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COLUMN=VALUE", help="What is known of a new user, such as age=30."),
+]
 _Filters = Annotated[
     list[str] | None,
     typer.Option("--filter", metavar="ATTRIBUTE=A|B", help="Only items with one of these values."),
@@ -42,13 +49,8 @@ def recommend(
     n: options.Count = 10,
     exclude: Annotated[str, typer.Option(metavar="A,B", help="Item ids never to show.")] = "",
     where: _Filters = None,
-    about: Annotated[
-        str, typer.Option(metavar="TEXT", help="What the user says: something light, no horror.")
-    ] = "",
-    tell: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN=VALUE", help="What is known of a new user, such as age=30."),
-    ] = None,
+    about: _About = "",
+    tell: _Tell = None,
     config: options.Config = None,
     *,
     repeats: Annotated[
