@@ -2,6 +2,8 @@
 
 import hashlib
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -181,3 +183,26 @@ def test_the_blend_finds_cold_items_nearly_as_well_as_content_does(result):
     assert found["content"]["ndcg@10"] > 0.02
     assert found["blend"]["ndcg@10"] > 0.5 * found["content"]["ndcg@10"]
     assert result["warm_loss"]["difference"] < 0.1
+
+
+# --- the page of the benchmark
+
+
+def test_the_results_page_tells_cold_and_warm_apart(result, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks" / "quality"))
+    goal = {"cold_among_all": 0.0, "cold_among_cold": 0.0, "warm_loss": 1.0}
+    lines = list(import_module("results").cold_lines(result, {"goal": goal}))
+    table = [line.strip("|").split("|") for line in lines if line.startswith("|")]
+    assert {len(row) for row in table} == {7}
+    cells = next(row for row in table if row[0].strip() == "**blend**")
+    parts = ("cold_among_all", "cold_among_cold", "warm")
+    shown = [float(cell.split()[0]) for cell in cells[1::2]]
+    expected = [result["slices"][part]["blend"]["ndcg@10"] for part in parts]
+    assert shown == pytest.approx(expected, abs=5e-5)
+    only_warm = next(row for row in table if "never ranked" in row[0])
+    assert [cell.strip() for cell in only_warm[1:5]] == ["–"] * 4
+    assert lines[-2].endswith("reached.")
+    goal["cold_among_all"] = 1.0
+    assert list(import_module("results").cold_lines(result, {"goal": goal}))[-2].endswith(
+        "not reached."
+    )

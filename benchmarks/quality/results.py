@@ -15,10 +15,22 @@ TITLES = {
     "loo": "P1 `loo`: leave one out",
     "successive": "P2 `successive`: global time split, next event",
     "basket": "P2b `basket`: global time split, next basket",
+    "cold": "P3 `cold`: items never seen in training",
     "stream": "P4 `stream`: test, then learn",
 }
-SECOND = {"loo": "hr@10", "successive": "hr@10", "basket": "recall@10", "stream": "recall@10"}
+SECOND = {
+    "loo": "hr@10",
+    "successive": "hr@10",
+    "basket": "recall@10",
+    "cold": "hr@10",
+    "stream": "recall@10",
+}
 BASELINES = ("popularity", "recent_popularity")
+BLENDS = {
+    "blend_pooled": "blend, from the serving pool of 500 alone",
+    "blend_warm_only": "blend, cold items never ranked",
+}
+PARTS = ("cold_among_all", "cold_among_cold", "warm")
 EMPTY = "–"
 
 
@@ -64,6 +76,8 @@ def section(name: str, scenario: Scenario, folder: Path, outside: Row, peers: Ro
     yield from _peer_rows(theirs, peers, second)
     yield from _outside_rows(outside, ours, second)
     yield ""
+    if ours and "warm_loss" in ours:
+        yield from cold_lines(ours, outside.get("parts", {}))
     if ours and "windows" in ours:
         yield from stream_lines(ours, outside)
 
@@ -80,10 +94,55 @@ def facts(scenario: Scenario, result: Row | None, who: str) -> str:
     )
 
 
+def cold_lines(ours: Row, outside: Row) -> Iterable[str]:
+    """Cold and warm targets apart, and what the cold items cost the warm ones."""
+    parts, loss = ours["slices"], ours["warm_loss"]
+    sizes = [f"{parts[name]['n']:,}" for name in PARTS]
+    yield (
+        f"| NDCG@10 (HR@10) | cold among all, {sizes[0]} | 95 % | cold among cold, {sizes[1]} "
+        f"| 95 % | warm, {sizes[2]} | 95 % |"
+    )
+    yield "|---|---|---|---|---|---|---|"
+    names = sorted(parts["warm"].keys() - {"n"}, key=lambda n: -parts["warm"][n]["ndcg@10"])
+    for name in names:
+        label = BLENDS.get(name, "**blend**" if name == "blend" else name.replace("_", " "))
+        yield f"| {label} | " + " | ".join(_part(parts[p].get(name)) for p in PARTS) + " |"
+    for row in outside.get("before", ()):
+        cells = (f"{row[p]:.4f} | {EMPTY}" for p in PARTS)
+        yield f"| measured with other code: {row['name']} | " + " | ".join(cells) + " |"
+    yield (
+        f"\nWarm loss, NDCG@10 of the blend against the same blend where cold items are never "
+        f"ranked: {_percent(loss['difference'])} ({_percent(loss['low'])} to "
+        f"{_percent(loss['high'])})."
+    )
+    if "goal" in outside:
+        goal = outside["goal"]
+        reached = loss["difference"] <= goal["warm_loss"] and all(
+            parts[p]["blend"]["ndcg@10"] >= goal[p] for p in PARTS[:2]
+        )
+        yield (
+            f"Goals: cold among all {goal['cold_among_all']}, cold among cold "
+            f"{goal['cold_among_cold']}, warm loss {_percent(goal['warm_loss'])} at most: "
+            f"{'reached' if reached else 'not reached'}."
+        )
+    yield ""
+
+
+def _part(row: Row | None) -> str:
+    if row is None:
+        return f"{EMPTY} | {EMPTY}"
+    low, high = row["ci"]["ndcg@10"]
+    return f"{row['ndcg@10']:.4f} ({row['hr@10']:.4f}) | {low:.4f}–{high:.4f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
 def stream_lines(ours: Row, outside: Row) -> Iterable[str]:
     """Windows, rate and cost of updates of a stream, and the blend against the best head."""
     windows, updates, results = ours["windows"], ours["updates"], ours["results"]
-    heads = [n for n in results if n not in ("blend", "blend_pooled", *BASELINES)]
+    heads = [n for n in results if not n.startswith("blend") and n not in BASELINES]
     best = max(heads, key=lambda n: results[n]["ndcg@10"])
     ratio = results["blend"]["ndcg@10"] / results[best]["ndcg@10"]
     rate = ours["requests"] / ours["seconds"]["evaluate"]
@@ -106,12 +165,11 @@ def _our_rows(ours: Row | None, second: str) -> Iterable[str]:
     if ours is None:
         return
     results, seconds = ours["results"], ours["fit_seconds"]
-    heads = [n for n in results if n not in ("blend", "blend_pooled", *BASELINES)]
+    heads = [n for n in results if not n.startswith("blend") and n not in BASELINES]
     heads.sort(key=lambda n: -results[n]["ndcg@10"])
     yield _measured("**blend**", results["blend"], second, ours["seconds"]["fit"], ours)
-    if "blend_pooled" in results:
-        pooled = results["blend_pooled"]
-        yield _measured("blend, from the serving pool of 500 alone", pooled, second, None, None)
+    for name in (n for n in BLENDS if n in results):
+        yield _measured(BLENDS[name], results[name], second, None, None)
     for name in heads:
         yield _measured(name, results[name], second, seconds.get(name), None)
     for name in BASELINES:

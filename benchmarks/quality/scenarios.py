@@ -9,7 +9,7 @@ class Scenario:
 
     Attributes:
         data: name of the set's folder in the data directory.
-        peers: whether the peers can do it; none of them learns event by event.
+        peers: whether the peers can do it; none of them learns event by event, or reads texts.
     """
 
     data: str
@@ -28,6 +28,8 @@ SCENARIOS: dict[str, Scenario] = {
     "P2-ml-1m-live": Scenario("ml-1m", "successive", "live", peers=False),
     "P2b-online-retail-all": Scenario("online-retail", "basket", "all"),
     "P2b-online-retail-new": Scenario("online-retail", "basket", "new"),
+    "P3-amazon-beauty": Scenario("amazon-beauty", "cold", "time-blind", peers=False),
+    "P3-ml-1m": Scenario("ml-1m", "cold", "time-blind", peers=False),
     "P4-ml-100k": Scenario("ml-100k", "stream", "live", peers=False),
     "P4-ml-1m": Scenario("ml-1m", "stream", "live", peers=False),
     "P4-online-retail": Scenario("online-retail", "stream", "live", peers=False),
