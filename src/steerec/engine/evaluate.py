@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from steerec.contracts import Floats, Indices
 from steerec.data.split import Cases
 from steerec.engine.model import FitConfig, Model, Progress, batches, fit, rankable
+from steerec.engine.panel import Panel
+from steerec.engine.pool import Pool, PoolConfig
 from steerec.evaluation.intervals import Bootstrap, compare_all, intervals
 from steerec.evaluation.metrics import (
     calibration,
@@ -41,7 +43,6 @@ LISTED_CASES = 5_000  # cases whose lists are kept for coverage, novelty and div
 LIVE_BATCH = 128  # cases foretold before their events are learnt: never later than the truth
 WINDOW = 5_000  # events of one window of `stream`
 WARM_ONLY = "blend_warm_only"  # the blend where cold items are never ranked
-POOL_ITEMS = 10_000  # above, serving scores candidates only; the loss is reported
 
 
 @dataclass
@@ -78,7 +79,7 @@ def evaluate(
     began = time.perf_counter()
     model = fit(task.split.train, config, rng, progress=progress)
     fitted = time.perf_counter()
-    tally = foretell(task, model, rng, progress=progress)
+    tally = foretell(task, model, rng, pool=config.pool, progress=progress)
     values = _values(task, tally)
     result = {
         "protocol": task.protocol,
@@ -96,6 +97,7 @@ def evaluate(
         "slices": _slices(task, values),
         "paired": _paired(task, values, rng),
         "weights": _weights(model),
+        "curves": {n: h.curve for n, h in model.heads.items() if hasattr(h, "curve")},
         "notes": list(task.notes),
     }
     if task.cold is not None:
@@ -108,14 +110,23 @@ def evaluate(
 
 
 def foretell(
-    task: Task, model: Model, rng: np.random.Generator, *, progress: Progress | None = None
+    task: Task,
+    model: Model,
+    rng: np.random.Generator,
+    *,
+    pool: PoolConfig | None = None,
+    progress: Progress | None = None,
 ) -> Tally:
-    """Score all cases in order; on a live track learn each batch's events after it."""
+    """Score all cases in order; on a live track learn each batch's events after it.
+
+    Args:
+        pool: which items serving would score; where not all, the loss is measured too.
+    """
     cases, tally = task.split.cases, Tally()
+    served = Pool(Panel(model), pool or PoolConfig())
     baselines = _Baselines.of(task)
     listed = np.zeros(len(cases), bool)
-    chosen = rng.choice(len(cases), min(LISTED_CASES, len(cases)), replace=False)
-    listed[chosen] = True
+    listed[rng.choice(len(cases), min(LISTED_CASES, len(cases)), replace=False)] = True
     feed = _Feed(task, model) if task.live else None
     for start, stop in _ranges(cases, model, live=task.live):
         if progress:
@@ -130,10 +141,10 @@ def foretell(
         for name, table in scores.items():
             tally.rank.setdefault(name, []).append(ranks_of(table, targets, row=row, skip=skip))
             here = listed[start:stop]
-            lists = top_lists(table[here], skip=skip[here])
-            tally.lists.setdefault(name, []).append(lists)
-        if model.data.n_items > POOL_ITEMS:
-            pooled = ranks_of(blend, targets, row=row, skip=skip | ~_pool(raw))
+            tally.lists.setdefault(name, []).append(top_lists(table[here], skip=skip[here]))
+        if model.data.n_items > served.config.full_catalogue:
+            outside = ~served.estimate(raw, histories, ~skip)
+            pooled = ranks_of(blend, targets, row=row, skip=outside)
             tally.rank.setdefault("blend_pooled", []).append(pooled)
         if task.cold is not None:
             _tally_cold(tally, scores, targets, skip, task.cold)
@@ -167,18 +178,6 @@ def _ranges(cases: Cases, model: Model, *, live: bool) -> Iterator[tuple[int, in
         return
     for start in range(0, len(cases), LIVE_BATCH):
         yield start, min(start + LIVE_BATCH, len(cases))
-
-
-def _pool(raw: Mapping[str, Floats]) -> NDArray[np.bool_]:
-    """(n_cases, n_items): each head's best, 500 in all at the most, as serving retrieves them."""
-    each = 500 // len(raw)
-    first = next(iter(raw.values()))
-    pool = np.zeros(first.shape, bool)
-    rows = np.arange(len(first))[:, None]
-    for scores in raw.values():
-        best = top_lists(scores, each)
-        pool[np.broadcast_to(rows, best.shape)[best >= 0], best[best >= 0]] = True
-    return pool
 
 
 class _Feed:

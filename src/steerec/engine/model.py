@@ -30,8 +30,10 @@ from steerec.engine.blend import (
     with_unseen,
 )
 from steerec.engine.calibrate import Calibration, CalibrationConfig, Sample, fit_calibration
+from steerec.engine.fused import Fused
 from steerec.engine.lessons import Aids, Teacher, trains
 from steerec.engine.phi import NO_HISTORY, UNSEEN_ITEM, Phi, PhiConfig
+from steerec.engine.pool import PoolConfig
 from steerec.errors import ConfigError, DataError
 from steerec.heads import HEADS
 from steerec.heads.contract import Head, unwatched
@@ -70,6 +72,7 @@ class FitConfig:
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     blend: BlendConfig = field(default_factory=BlendConfig)
     phi: PhiConfig = field(default_factory=PhiConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
 
     def __post_init__(self) -> None:
         if not self.heads or len(set(self.heads)) != len(self.heads):
@@ -97,6 +100,7 @@ class Model:
         heads: name → fitted head, in the order of `strategy.heads`.
         repeats: whether items of a user's own history may be recommended.
         seconds: how long each part of the fit took.
+        fused: what the blend says, as one small matrix; None up to the pool's `full_catalogue`.
     """
 
     data: Dataset
@@ -106,6 +110,7 @@ class Model:
     strategy: Strategy
     repeats: bool
     seconds: Mapping[str, float] = field(default_factory=dict)
+    fused: Fused | None = None
 
     def states(self, histories: Sequence[History]) -> dict[str, list[Any]]:
         """Each head's states for these histories."""
@@ -221,7 +226,23 @@ def fit(
         tell(f"fit {name}", len(config.heads) + 2 + number, steps)
         final[name] = _second_round(teacher, name, early.pop(name), (data, more), config, rng)
     strategy = Strategy(tuple(final), phi.names, theta, dials={UNSEEN_DIAL: nats})
-    return Model(data, final, calibrations, phi, strategy, repeats, seconds)
+    model = Model(data, final, calibrations, phi, strategy, repeats, seconds)
+    return _with_fused(model, config.pool, rng.spawn(1)[0])
+
+
+def _with_fused(model: Model, config: PoolConfig, rng: np.random.Generator) -> Model:
+    """The model with its fused matrix, where the catalogue is too big to be scored as a whole."""
+    data = model.data
+    if data.n_items <= config.full_catalogue:
+        return model
+    began = time.perf_counter()
+
+    def blend(histories: Sequence[History], now: Times) -> Floats:
+        return model.scores(histories, None, now)[2]
+
+    fused = Fused.fit(data, blend, config.fused, rng, repeats=model.repeats)
+    seconds = {**model.seconds, "fused": time.perf_counter() - began}
+    return replace(model, fused=fused, seconds=seconds)
 
 
 def _fit_weights(

@@ -1,40 +1,63 @@
 """The pool: which items are scored at all, and which of them may come into a list."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, zip_longest
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from steerec.contracts import Floats, Indices
+from steerec.contracts import Floats, History, Indices
 from steerec.data.dataset import Dataset
-from steerec.engine.panel import Panel, States
+from steerec.engine.fused import FusedConfig
 from steerec.errors import ConfigError
 from steerec.heads.contract import best
+
+if TYPE_CHECKING:  # the model is fitted by these settings
+    from steerec.engine.panel import Panel, States
+
+Allowed = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolConfig:
-    """Settings of the pool."""
+    """Settings of the pool.
+
+    Attributes:
+        own: heads asked for candidates of their own beside the fused matrix: those that know
+            neighbours of single items, which few numbers for each item cannot hold.
+    """
 
     full_catalogue: int = 10_000  # up to so many allowed items, every head scores all of them
-    per_head: int = 100  # candidates each head brings in above that
     pool_limit: int = 500  # candidates scored by all heads above that, at most
     fresh: int = 50  # of them the newest, and as many of the most popular
+    from_fused: int = 200  # of them from the fused matrix
+    own: tuple[str, ...] = (
+        "repeat",
+        "transitions",
+        "autoregressive",
+        "ease",
+        "item_knn",
+        "user_knn",
+        "content",
+    )
+    per_head: int = 100  # candidates each of these heads brings in, at most
     top: int = 200  # items of the final pool: the best of the blend,
     top_head: int = 5  # and the best of each head
+    fused: FusedConfig = field(default_factory=FusedConfig)
 
     def __post_init__(self) -> None:
         if min(self.full_catalogue, self.per_head, self.pool_limit, self.top) < 1:
             raise ConfigError(
                 "pool: full_catalogue, per_head, pool_limit and top must be at least 1"
             )
-        if min(self.fresh, self.top_head) < 0 or 2 * self.fresh > self.pool_limit:
+        if min(self.fresh, self.top_head, self.from_fused) < 0 or self.fresh > self.pool_limit / 2:
             raise ConfigError(
-                f"pool: fresh={self.fresh}, top_head={self.top_head}: expected at least 0, and "
-                f"2 x fresh within pool_limit={self.pool_limit}"
+                f"pool: fresh={self.fresh}, from_fused={self.from_fused}, top_head={self.top_head}"
+                f": expected at least 0, and 2 x fresh within pool_limit={self.pool_limit}"
             )
 
 
@@ -42,35 +65,77 @@ class PoolConfig:
 class Pool:
     """Chooses what is scored."""
 
-    panel: Panel
+    panel: "Panel"
     config: PoolConfig
 
     def candidates(
-        self, states: States, allowed: NDArray[np.bool_], n: int, now: float
+        self, history: History, states: "States", allowed: Allowed, n: int, now: float
     ) -> Indices | None:
         """Items to score, rising; None: the whole catalogue.
 
-        Above `full_catalogue` allowed items: each head's own, the newest and the most popular.
+        Above `full_catalogue` allowed items: the newest and the most popular, those of the fused
+        matrix, and in turns those of the heads in `own`; of a model without the matrix, in turns
+        those of all heads.
         """
         if len(allowed) <= self.config.full_catalogue:
             return None
         possible = np.flatnonzero(allowed).astype(np.int32)
         if len(possible) <= self.config.full_catalogue:
             return possible
-        retrieved = self.panel.retrieve(states, self.config.per_head, now).values()
-        turns = chain.from_iterable(zip_longest(*(found.tolist() for found in retrieved)))
-        brought = list(dict.fromkeys(i for i in turns if i is not None and allowed[i]))
         limit = max(self.config.pool_limit, n)
+        fused = self._fused(history, allowed, limit)
+        asked = {name: states[name] for name in self.sources if name in states}
+        retrieved = self.panel.retrieve(asked, self.config.per_head, now).values()
+        turns = chain.from_iterable(zip_longest(*(found.tolist() for found in retrieved)))
+        brought = [i for i in turns if i is not None and allowed[i]]
         popular = self.popular[allowed[self.popular]]
         newest = self.newest[allowed[self.newest]]
-        fresh = self.config.fresh
-        sure = [*popular[:fresh].tolist(), *newest[:fresh].tolist()]
-        chosen = dict.fromkeys([*sure, *brought, *popular[:limit].tolist()])
+        fresh, sure = self.config.fresh, self.config.from_fused
+        chosen = dict.fromkeys([*popular[:fresh].tolist(), *newest[:fresh].tolist()])
+        chosen |= dict.fromkeys([*fused[:sure], *brought, *fused[sure:]])
+        chosen |= dict.fromkeys(popular[:limit].tolist())
         return np.sort(np.array(list(chosen)[:limit], np.int32))
 
-    def shortlist(
-        self, blend: NDArray[np.float64], z: Floats, allowed: NDArray[np.bool_], n: int
-    ) -> Indices:
+    def estimate(
+        self, raw: Mapping[str, Floats], histories: Sequence[History], allowed: Allowed
+    ) -> Allowed:
+        """(n_histories, n_items): what `candidates` comes to, for many histories at once.
+
+        Each head in `own` gets an equal share of the places, instead of turns that skip what is
+        there already: rather fewer items than a request would score.
+
+        Args:
+            raw: head → (n_histories, n_items) scores.
+            allowed: (n_histories, n_items).
+        """
+        pool = np.zeros(allowed.shape, bool)
+        names = [name for name in self.sources if name in raw]
+        fresh = self.config.fresh
+        room = self.config.pool_limit
+        if (matrix := self.panel.model.fused) is not None:
+            room -= 2 * fresh + self.config.from_fused
+            for order in (self.popular, self.newest):
+                pool[:, order[:fresh]] = True
+            _mark(pool, np.where(allowed, matrix.scores(histories), np.nan), self.config.from_fused)
+        for name in names:
+            _mark(pool, np.where(allowed, raw[name], np.nan), room // len(names))
+        return pool & allowed
+
+    @cached_property
+    def sources(self) -> tuple[str, ...]:
+        """The heads that are asked for candidates of their own."""
+        heads = self.panel.model.heads
+        if self.panel.model.fused is None:
+            return tuple(heads)
+        return tuple(name for name in heads if name in self.config.own)
+
+    def _fused(self, history: History, allowed: Allowed, n: int) -> list[int]:
+        """Items of the fused matrix, best first."""
+        matrix = self.panel.model.fused
+        found: list[int] = [] if matrix is None else matrix.search(history, n, allowed).tolist()
+        return found
+
+    def shortlist(self, blend: NDArray[np.float64], z: Floats, allowed: Allowed, n: int) -> Indices:
         """Places of the final pool in the scored items, best of the blend first.
 
         Args:
@@ -100,6 +165,17 @@ class Pool:
         since = published(self.panel.model.data)
         known = np.flatnonzero(~np.isnan(since))
         return known[np.argsort(-since[known], kind="stable")].astype(np.int32)
+
+
+def _mark(pool: Allowed, scores: Floats, n: int) -> None:
+    """Set the `n` best of each row, in place; NaN is never among them."""
+    if n == 0:
+        return
+    low = np.where(np.isnan(scores), -np.inf, scores)
+    first = np.argpartition(-low, min(n, low.shape[1]) - 1, axis=1)[:, :n]
+    told = np.take_along_axis(low, first, axis=1) > -np.inf
+    rows = np.broadcast_to(np.arange(len(pool))[:, None], first.shape)
+    pool[rows[told], first[told]] = True
 
 
 def published(data: Dataset) -> NDArray[np.float64]:

@@ -161,7 +161,7 @@ class Recommender:
         person, skipped = self._who(query, now)
         repeats = self.model.repeats if query.repeats is None else query.repeats
         allowed = self._catalogue.allowed(query, person.history, repeats=repeats)
-        items = self._pool.candidates(person.states, allowed, query.n, now)
+        items = self._pool.candidates(person.history, person.states, allowed, query.n, now)
         if items is not None and also is not None:
             items = np.union1d(items, also).astype(np.int32)
         raw = self._panel.score(person.states, items, now)

@@ -18,6 +18,7 @@ import numpy as np
 from steerec.contracts import Strategy
 from steerec.data.dataset import Dataset
 from steerec.engine.calibrate import calibration_from_json, calibration_to_json
+from steerec.engine.fused import Fused
 from steerec.engine.model import Model
 from steerec.engine.phi import Phi, PhiConfig
 from steerec.errors import DataError, SnapshotError, SteerecError
@@ -26,6 +27,7 @@ from steerec.version import __version__
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+FUSED = "fused.npz"
 _REMEDY = "restore it from a copy, or fit the model again and save it"
 
 
@@ -146,6 +148,8 @@ def _write(model: Model, folder: Path, now: float | None) -> None:
         place.mkdir(parents=True)
         head.save(place)
     np.save(folder / "phi.npy", model.phi.projection, allow_pickle=False)
+    if model.fused is not None:
+        model.fused.save(folder / FUSED)
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "steerec": __version__,
@@ -268,4 +272,5 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> Model:
         strategy=strategy,
         repeats=manifest["repeats"],
         seconds=manifest["seconds"],
+        fused=Fused.load(folder / FUSED) if FUSED in manifest["files"] else None,
     )
