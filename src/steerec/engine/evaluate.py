@@ -81,7 +81,7 @@ def evaluate(
     fitted = time.perf_counter()
     tally = foretell(task, model, rng, pool=config.pool, progress=progress)
     values = _values(task, tally)
-    result = {
+    result: dict[str, Any] = {
         "protocol": task.protocol,
         "track": task.track,
         "seed": seed,

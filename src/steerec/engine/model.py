@@ -141,7 +141,7 @@ class Model:
     @cached_property
     def unseen(self) -> NDArray[np.bool_]:
         """(n_items,): items without events in `data`."""
-        return np.bincount(self.data.item_idx, minlength=self.data.n_items) == 0
+        return np.asarray(np.bincount(self.data.item_idx, minlength=self.data.n_items) == 0)
 
     @property
     def for_unseen(self) -> tuple[NDArray[np.float64], float]:
@@ -403,7 +403,7 @@ def _join(parts: list[Candidates]) -> Candidates:
     """One table from batches of different widths."""
     width = max(p.z.shape[1] for p in parts)
 
-    def pad(x: Floats, fill: float) -> Floats:
+    def pad(x: NDArray[Any], fill: float) -> NDArray[Any]:
         edges = [(0, 0), (0, width - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
         return np.pad(x, edges, constant_values=fill)
 
@@ -411,7 +411,7 @@ def _join(parts: list[Candidates]) -> Candidates:
         np.concatenate([pad(p.z, 0.0) for p in parts]),
         np.concatenate([pad(p.log_weight, -np.inf) for p in parts]),
         np.concatenate([pad(p.target, 0.0) for p in parts]),
-        np.concatenate([pad(p.unseen, 0.0) for p in parts]),
+        np.concatenate([pad(p.unseen, 0) for p in parts]),
         np.concatenate([p.phi for p in parts]),
     )
 
