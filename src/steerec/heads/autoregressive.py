@@ -15,7 +15,7 @@ from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead
 from steerec.heads.ease import inverse, most_seen, spread
-from steerec.heads.histories import blank, decayed, recency_query
+from steerec.heads.histories import blank, decayed, recency_rows
 from steerec.heads.lags import Steps, Weighing, count_pairs, count_within
 from steerec.heads.linear import Weights, ask, column, load_weights, save_weights
 
@@ -100,7 +100,7 @@ class Autoregressive(HistoryHead):
         n = self.n_items if items is None else len(items)
         scores = np.zeros((len(states), n), np.float32)
         for decay, weights in zip(self.scales, self.weights, strict=True):
-            query = recency_query(
+            query = recency_rows(
                 states, self.n_items, decay=decay, last=self.config.last, known=self.known
             )
             scores += ask(query, weights, items)

@@ -14,7 +14,7 @@ from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead
-from steerec.heads.histories import blank, decayed, recency_query
+from steerec.heads.histories import blank, decayed, recency_rows
 from steerec.heads.lags import DENSE_ITEMS, keep_strongest
 from steerec.heads.linear import Weights, ask, column, load_weights, save_weights
 from steerec.heads.local import count_entries, solve_columns
@@ -91,7 +91,7 @@ class Ease(HistoryHead):
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: NaN for items without events and for users without known items."""
         c = self.config
-        query = recency_query(states, self.n_items, decay=c.decay, last=c.last, known=self.known)
+        query = recency_rows(states, self.n_items, decay=c.decay, last=c.last, known=self.known)
         scores = ask(query, self.weights, items)
         scores[:, ~(self.known if items is None else self.known[items])] = np.nan
         return blank(scores, query)

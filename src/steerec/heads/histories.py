@@ -1,6 +1,8 @@
 """Histories as sparse rows: the newest events as a query, stretches of events to learn from."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -27,17 +29,82 @@ def places(basket: Indices) -> Indices:
     return np.cumsum(fresh[::-1], dtype=np.int32)[::-1]
 
 
+@lru_cache(maxsize=64)
+def _powers(decay: float, n: int) -> NDArray[np.float64]:
+    """(n,): decay ** place, looked up instead of raised anew for each history."""
+    powers = np.asarray(np.float32(decay) ** np.arange(n, dtype=np.int32), np.float64)
+    powers.setflags(write=False)
+    return powers
+
+
 def decayed(history: History, *, decay: float, last: int) -> tuple[Indices, Floats]:
     """Items of the `last` newest places (events or baskets), and weight x decay ** place."""
-    if not (history.basket[-1:] >= 0).any():
-        history = history.last(last)
-        place = np.arange(len(history) - 1, -1, -1, dtype=np.int32)
+    n = len(history.item_idx)
+    if n == 0 or history.basket[-1] < 0:
+        start = max(0, n - last)
+        fading = _powers(decay, last)[: n - start][::-1]
     else:
         place = places(history.basket)
-        history = history.last(int(np.count_nonzero(place < last)))
-        place = place[len(place) - len(history) :]
-    faded = history.weight * np.float32(decay) ** place
-    return history.item_idx, faded.astype(np.float32)
+        start = n - int(np.count_nonzero(place < last))
+        fading = _powers(decay, last)[place[start:]]
+    return history.item_idx[start:], (history.weight[start:] * fading).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Sparse rows as plain arrays, as in CSR; one row costs a request no more than its events.
+
+    Attributes:
+        indptr: (n_rows + 1,); indices: columns, rising within a row; data: float32.
+    """
+
+    indptr: NDArray[np.int32]
+    indices: Indices
+    data: Floats
+    n_items: int
+
+    def scaled(self, by_item: NDArray[np.floating]) -> "Rows":
+        """The same rows, each entry times its item's number, float32."""
+        data = (self.data * by_item[self.indices]).astype(np.float32)
+        return Rows(self.indptr, self.indices, data, self.n_items)
+
+    def matrix(self) -> sparse.csr_matrix:
+        """The same as a matrix of SciPy."""
+        shape = (len(self.indptr) - 1, self.n_items)
+        return sparse.csr_matrix((self.data, self.indices, self.indptr), shape=shape)
+
+
+def recency_rows(
+    states: Sequence[History],
+    n_items: int,
+    *,
+    decay: float,
+    last: int,
+    known: NDArray[np.bool_] | None = None,
+) -> Rows:
+    """(len(states), n_items): decayed weights summed by item, zeros not stored.
+
+    Events of items outside the catalogue are left out; a row without any entry means that
+    nothing is known of the user.
+
+    Args:
+        known: (n_items,) true for items that may be asked with; None: all.
+    """
+    if len(states) == 1:
+        return _one_row(*decayed(states[0], decay=decay, last=last), n_items, known)
+    pairs = [decayed(state, decay=decay, last=last) for state in states]
+    sizes = [len(items) for items, _ in pairs]
+    rows = np.repeat(np.arange(len(pairs)), sizes)
+    cols = np.concatenate([items for items, _ in pairs] or [np.empty(0, np.int32)])
+    faded = np.concatenate([weights for _, weights in pairs] or [np.empty(0, np.float32)])
+    inside = (cols >= 0) & (cols < n_items)
+    if known is not None:
+        inside[inside] = known[cols[inside]]
+    query = sparse.coo_matrix(
+        (faded[inside], (rows[inside], cols[inside])), shape=(len(pairs), n_items)
+    ).tocsr()  # duplicates add up
+    query.eliminate_zeros()
+    return Rows(query.indptr, query.indices, query.data, n_items)
 
 
 def recency_query(
@@ -48,43 +115,33 @@ def recency_query(
     last: int,
     known: NDArray[np.bool_] | None = None,
 ) -> sparse.csr_matrix:
-    """(len(states), n_items) float32: decayed weights summed by item, zeros not stored.
-
-    Events of items outside the catalogue are left out; a row without any entry means that
-    nothing is known of the user.
-
-    Args:
-        known: (n_items,) true for items that may be asked with; None: all.
-    """
-    pairs = [decayed(state, decay=decay, last=last) for state in states]
-    sizes = [len(items) for items, _ in pairs]
-    rows = np.repeat(np.arange(len(pairs)), sizes)
-    cols = np.concatenate([items for items, _ in pairs] or [np.empty(0, np.int32)])
-    faded = np.concatenate([weights for _, weights in pairs] or [np.empty(0, np.float32)])
-    inside = (cols >= 0) & (cols < n_items)
-    if known is not None:
-        inside[inside] = known[cols[inside]]
-    if len(pairs) == 1:
-        return _one_row(cols[inside], faded[inside], n_items)
-    query = sparse.coo_matrix(
-        (faded[inside], (rows[inside], cols[inside])), shape=(len(pairs), n_items)
-    ).tocsr()  # duplicates add up
-    query.eliminate_zeros()
-    return query
+    """`recency_rows` as a matrix of SciPy."""
+    return recency_rows(states, n_items, decay=decay, last=last, known=known).matrix()
 
 
-def _one_row(cols: Indices, weights: Floats, n_items: int) -> sparse.csr_matrix:
-    """What a query of one state comes to: a request's path, several times as fast as by COO."""
-    unique, place = np.unique(cols, return_inverse=True)
-    total = np.zeros(len(unique), np.float32)
-    np.add.at(total, place, weights)  # in the order of events and in float32, as SciPy adds
-    kept = total != 0
-    pointers = np.array([0, np.count_nonzero(kept)], np.int32)
-    return sparse.csr_matrix((total[kept], unique[kept], pointers), shape=(1, n_items))
+def _one_row(cols: Indices, weights: Floats, n_items: int, known: NDArray[np.bool_] | None) -> Rows:
+    """What the rows of one state come to: a request's path."""
+    order = np.argsort(cols, kind="stable")
+    cols, weights = cols[order], weights[order]
+    if len(cols) and (cols[0] < 0 or cols[-1] >= n_items):
+        inside = np.s_[np.searchsorted(cols, 0) : np.searchsorted(cols, n_items)]
+        cols, weights = cols[inside], weights[inside]
+    if known is not None and not (may := known[cols]).all():
+        cols, weights = cols[may], weights[may]
+    fresh = cols[1:] != cols[:-1]
+    if not fresh.all():
+        first = np.concatenate([[0], np.flatnonzero(fresh) + 1])
+        cols, weights = cols[first], np.add.reduceat(weights, first)
+    if not weights.all():
+        told = np.flatnonzero(weights)
+        cols, weights = cols[told], weights[told]
+    return Rows(np.array([0, len(cols)], np.int32), cols, weights, n_items)
 
 
-def blank(scores: Floats, query: sparse.csr_matrix) -> Floats:
+def blank(scores: Floats, query: Rows | sparse.csr_matrix) -> Floats:
     """Scores with NaN in the rows of users of whom the query knows nothing, in place."""
+    if len(query.indices) and len(scores) == 1:
+        return scores
     scores[np.diff(query.indptr) == 0] = np.nan
     return scores
 
@@ -168,7 +225,7 @@ def check_query(name: str, *, decay: float, last: int) -> None:
 def strongest(rows: sparse.csr_matrix, n: int) -> sparse.csr_matrix:
     """Only the `n` entries of each row that are largest in size, zeros dropped; ties by column."""
     kept = [
-        start + _largest(np.abs(rows.data[start:stop]), rows.indices[start:stop], n)
+        start + largest(np.abs(rows.data[start:stop]), rows.indices[start:stop], n)
         for start, stop in pairwise(rows.indptr)
     ]
     chosen = np.concatenate(kept or [np.empty(0, np.int64)])
@@ -179,7 +236,7 @@ def strongest(rows: sparse.csr_matrix, n: int) -> sparse.csr_matrix:
     return result
 
 
-def _largest(values: Floats, columns: Indices, n: int) -> NDArray[np.int64]:
+def largest(values: Floats, columns: Indices, n: int) -> NDArray[np.int64]:
     """Positions of the `n` largest values; of equal ones at the edge, those of low column."""
     if len(values) <= n:
         return np.arange(len(values))

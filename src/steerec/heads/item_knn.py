@@ -19,11 +19,11 @@ from steerec.heads.histories import (
     check_query,
     check_stretches,
     decayed,
-    recency_query,
+    recency_rows,
     stretches,
     strongest,
 )
-from steerec.heads.linear import column
+from steerec.heads.linear import ask, column
 
 BLOCK_ENTRIES = 16_000_000  # most co-occurrence counts held at once; bounds memory in the fit
 
@@ -94,10 +94,10 @@ class ItemKnn(HistoryHead):
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: decayed sums of similarities; 0 means no neighbour of the query."""
         c = self.config
-        query = recency_query(states, self.n_items, decay=c.decay, last=c.last, known=self.known)
-        scores = (query @ self.similarity).toarray()
-        scores[:, ~self.known] = np.nan
-        return blank(scores if items is None else scores[:, items], query)
+        query = recency_rows(states, self.n_items, decay=c.decay, last=c.last, known=self.known)
+        scores = ask(query, self.similarity, items)
+        scores[:, ~(self.known if items is None else self.known[items])] = np.nan
+        return blank(scores, query)
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -13,7 +13,7 @@ from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead
-from steerec.heads.histories import blank, decayed, recency_query
+from steerec.heads.histories import blank, decayed, recency_rows
 from steerec.heads.lags import Steps, Weighing, count_pairs, count_within
 from steerec.heads.linear import Weights, ask, column, load_weights, save_weights
 
@@ -104,11 +104,9 @@ class Transitions(HistoryHead):
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: roughly the chance to follow; NaN for items and users without events."""
         c = self.config
-        query = recency_query(states, self.n_items, decay=c.decay, last=c.last, known=self.known)
-        asked = query.copy()
-        asked.data = (asked.data / (self.out[asked.indices] + self.config.shrink)).astype(
-            np.float32
-        )
+        query = recency_rows(states, self.n_items, decay=c.decay, last=c.last, known=self.known)
+        told = query.data / (self.out[query.indices] + c.shrink)
+        asked = replace(query, data=told.astype(np.float32))
         scores = ask(asked, self.counts, items)
         if self._live:
             scores = scores + ask(asked, self._live_counts(), items)

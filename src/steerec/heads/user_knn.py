@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from steerec.contracts import Floats, History, Indices, Times
@@ -17,11 +18,12 @@ from steerec.heads.histories import (
     blank,
     check_query,
     check_stretches,
-    recency_query,
+    largest,
+    recency_rows,
     stretch_ages,
     stretches,
-    strongest,
 )
+from steerec.heads.linear import entries
 
 DAY_S = 86_400.0
 
@@ -85,6 +87,8 @@ class UserKnn(HistoryHead):
         idf = np.log1p(n_stretches / np.maximum(counts, 1))
         self._idf = (idf**self.config.rarity).astype(np.float32)
         lowered = np.maximum(counts, 1).astype(np.float32) ** np.float32(-self.config.popularity)
+        self._by_owner = np.argsort(self.owner, kind="stable")
+        self._owners = self.owner[self._by_owner]
         self._by_item = _unit(_scaled(self.rows, self._idf)).T.tocsr()
         self._answers = (sparse.diags(self.worth) @ _scaled(self.rows, lowered)).tocsr()
 
@@ -105,15 +109,41 @@ class UserKnn(HistoryHead):
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: similarity-weighted sums over the neighbours, the user's own left out."""
         c = self.config
-        query = recency_query(states, self.n_items, decay=c.decay, last=c.last, known=self._known)
-        query = _scaled(query, self._idf)
-        alike = (_unit(query) @ self._by_item).tocsr()
-        users = np.array([state.user_idx for state in states], np.int64)
-        asking = np.repeat(users, np.diff(alike.indptr))
-        alike.data[(asking >= 0) & (self.owner[alike.indices] == asking)] = 0.0
-        scores = (strongest(alike, c.neighbours) @ self._answers).toarray()
+        query = recency_rows(states, self.n_items, decay=c.decay, last=c.last, known=self._known)
+        asked = query.scaled(self._idf)
+        scores = np.zeros((len(states), self.n_items), np.float32)
+        for row, state in enumerate(states):
+            cut = np.s_[query.indptr[row] : query.indptr[row + 1]]
+            near, alike = self._near(asked.indices[cut], asked.data[cut], state.user_idx)
+            columns, values, sizes = entries(self._answers, near)
+            scores[row] = np.bincount(columns, values * np.repeat(alike, sizes), self.n_items)
         scores[:, ~self._known] = np.nan
         return blank(scores if items is None else scores[:, items], query)
+
+    def _near(self, items: Indices, weights: Floats, user_idx: int) -> tuple[Indices, Floats]:
+        """The stretches most like a query, rising, and how much; none of the user's own."""
+        length = np.sqrt(np.square(weights).sum(dtype=np.float32))
+        unit = (weights / max(float(length), 1e-12)).astype(np.float32)
+        columns, values, sizes = entries(self._by_item, items)
+        columns = columns.astype(np.intp)  # once: each use as an index would do it anew
+        alike = np.zeros(len(self.owner), np.float32)
+        np.add.at(alike, columns, values * np.repeat(unit, sizes))
+        alike[self._own(user_idx)] = 0.0
+        told = np.abs(alike[columns])
+        most = self.config.neighbours * len(items)  # a stretch stands there once for each item
+        if len(told) > most:
+            may = np.flatnonzero(told >= np.partition(told, len(told) - most)[-most])
+            columns, told = columns[may], told[may]
+        near, first = np.unique(columns, return_index=True)
+        kept = np.sort(largest(told[first], near, self.config.neighbours))
+        kept = kept[told[first[kept]] > 0]
+        return near[kept], alike[near[kept]]
+
+    def _own(self, user_idx: int) -> NDArray[np.int64]:
+        """The stretches of one user, none for a user never seen."""
+        if user_idx < 0:
+            return self._by_owner[:0]
+        return self._by_owner[slice(*np.searchsorted(self._owners, [user_idx, user_idx + 1]))]
 
     def forget(self, user_idx: int, history: History) -> bool:
         """See Head: exact; empties the user's stretches and weighs the rest anew (all of them)."""
