@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,7 +21,7 @@ from steerec.heads.local import count_entries, solve_columns
 
 log = logging.getLogger(__name__)
 
-GRAM_BLOCK = 64_000_000  # bytes of rows of a gram matrix made at once
+BLOCK = 64_000_000  # bytes for the rows that are made or sorted at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,17 +161,18 @@ def solved_at_once(seen: sparse.csr_matrix, kept: Indices, config: EaseConfig) -
 def exact_bytes(seen: sparse.csr_matrix, kept: Indices, config: EaseConfig) -> int:
     """Most bytes held while all weights are solved at once."""
     m, n = len(kept), seen.shape[1]
-    rows = 4 * n**2 if n <= DENSE_ITEMS else 16 * m * min(config.per_row, m)
-    return 3 * _size(seen) + 4 * m**2 + max(rows, GRAM_BLOCK)
+    result = 4 * n**2 if n <= DENSE_ITEMS else 16 * m * min(config.per_row, m)
+    return 3 * _size(seen) + 4 * m**2 + max(result, min(BLOCK, 12 * m**2))
 
 
 def local_bytes(seen: sparse.csr_matrix, kept: Indices, config: EaseConfig) -> int:
     """Most bytes held while weights are solved locally; counts some rows of the gram matrix."""
-    entries, solved = count_entries(seen[:, _by_count(seen, kept)].tocsr(), config.neighbours)
+    entries, outside = count_entries(seen[:, _by_count(seen, kept)].tocsr(), config.neighbours)
     core = min(config.core_items, len(kept))
-    kept_of_core = core * min(config.per_row, core)
-    solving = 8 * entries + 4 * core**2 + max(4 * core**2, 16 * kept_of_core) + 8 * solved
-    joining = 24 * (2 * solved + kept_of_core)
+    inside = core * min(config.per_row, core)
+    solving_core = 4 * core**2 + max(16 * inside, min(BLOCK, 12 * core**2))
+    solving = 8 * entries + max(solving_core, 12 * inside + 16 * outside)
+    joining = 12 * (inside + outside) + 20 * (inside + 2 * outside)
     return 3 * _size(seen) + max(solving, joining)
 
 
@@ -188,12 +189,8 @@ def _by_count(seen: sparse.csr_matrix, kept: Indices) -> Indices:
 def _exact(seen: sparse.csr_matrix, kept: Indices, config: EaseConfig) -> Weights:
     inner = seen[:, kept].tocsr()
     by_item = inner.T.tocsr()
-    m = len(kept)
-    gram = np.empty((m, m), np.float32)
-    block = max(1, GRAM_BLOCK // (12 * m))  # 12 bytes an entry: sparse, then dense
-    for start in range(0, m, block):
-        gram[start : start + block] = (by_item[start : start + block] @ inner).toarray()
-    gram[np.diag_indices(m)] += np.float32(config.l2)
+    gram = _filled(len(kept), lambda some: by_item[some] @ inner)
+    gram[np.diag_indices(len(kept))] += np.float32(config.l2)
     weights, _ = _regressed(gram)
     return spread(weights, kept, seen.shape[1], config.per_row)
 
@@ -201,9 +198,8 @@ def _exact(seen: sparse.csr_matrix, kept: Indices, config: EaseConfig) -> Weight
 def _local(seen: sparse.csr_matrix, kept: Indices, config: EaseConfig) -> Weights:
     """Weights between core items solved at once, columns of the others on their neighbourhoods.
 
-    What a core item says of another one, P_ij / P_jj, comes with that one's column, and since P is
-    symmetric also what the other says of the core item. Cost: 8 bytes for each pair of items that
-    some user has both of, and for each item outside the core time neighbours³.
+    Cost: 8 bytes for each pair of items that some user has both of; time core_items³, and at most
+    neighbours³ for each item outside the core.
     """
     order = _by_count(seen, kept)
     inner = seen[:, order].tocsr()
@@ -211,21 +207,49 @@ def _local(seen: sparse.csr_matrix, kept: Indices, config: EaseConfig) -> Weight
     gram.sort_indices()
     gram.setdiag(gram.diagonal() + np.float32(config.l2))
     n_core = min(config.core_items, len(kept))
-    core, core_diagonal = _regressed(gram[:n_core, :n_core].toarray())
-    inside = _strongest(core, config.per_row).tocoo()
-    del core
+    inside, inverse_diagonal = _core(gram, n_core, config.per_row)
     columns, left = solve_columns(gram, n_core, config.neighbours)
-    del gram
-    outside = columns.tocoo()
-    outside.col += n_core
-    back = outside.row < n_core
-    said = outside.data[back] / (
-        left[outside.col[back] - n_core] * core_diagonal[outside.row[back]]
-    )
-    rows = np.concatenate([inside.row, outside.row, outside.col[back]])
-    cols = np.concatenate([inside.col, outside.col, outside.row[back]])
+    del gram  # the largest: gone before the weights are put together
+    return _joined(inside, columns.tocoo(), left, inverse_diagonal, order, seen.shape[1])
+
+
+def _core(gram: sparse.csr_matrix, n_core: int, per_row: int) -> tuple[sparse.coo_matrix, Floats]:
+    """The strongest weights among the first `n_core` items, and diag(P) of these alone."""
+    weights, diagonal = _regressed(_filled(n_core, lambda some: gram[some, :n_core]))
+    return _strongest(weights, per_row).tocoo(), diagonal
+
+
+def _joined(
+    inside: sparse.coo_matrix,
+    outside: sparse.coo_matrix,
+    left: Floats,
+    inverse_diagonal: Floats,
+    order: Indices,
+    n_items: int,
+) -> sparse.csr_matrix:
+    """One (n_items, n_items) matrix of the core's weights and the columns of the other items.
+
+    What an item j outside the core says of a core item i follows by symmetry of P from what i
+    says of j: B_ji = -P_ij / P_ii = B_ij P_jj / P_ii, with P_jj = 1 / left_j.
+    """
+    n_core = len(inverse_diagonal)
+    back = np.flatnonzero(outside.row < n_core)
+    core_item, other = outside.row[back], outside.col[back]
+    said = outside.data[back] / (left[other] * inverse_diagonal[core_item])
     data = np.concatenate([inside.data, outside.data, said])
-    return sparse.coo_matrix((data, (order[rows], order[cols])), shape=(seen.shape[1],) * 2).tocsr()
+    row = order[np.concatenate([inside.row, outside.row, n_core + other])]
+    col = order[np.concatenate([inside.col, n_core + outside.col, core_item])]
+    return sparse.coo_matrix((data, (row, col)), shape=(n_items, n_items)).tocsr()
+
+
+def _filled(m: int, rows: Callable[[slice], sparse.csr_matrix]) -> Floats:
+    """(m, m) dense, made from sparse rows some at a time."""
+    dense = np.empty((m, m), np.float32)
+    step = max(1, BLOCK // (12 * m))  # bytes of an entry, sparse and dense
+    for start in range(0, m, step):
+        some = slice(start, min(start + step, m))
+        dense[some] = rows(some).toarray()
+    return dense
 
 
 def _regressed(gram: Floats) -> tuple[Floats, Floats]:
@@ -244,7 +268,7 @@ def inverse(matrix: Floats) -> Floats:
         raise DataError(f"matrix is not positive definite (LAPACK info {info}): raise l2")
     lower: Floats
     lower, _ = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
-    block = 2_048
+    block = 256
     for start in range(0, len(lower), block):  # mirror in blocks: no second full matrix
         stop = start + block
         corner = np.tril(lower[start:stop, start:stop])
@@ -270,8 +294,9 @@ def spread(weights: Floats, kept: Indices, n_items: int, per_row: int) -> Weight
 
 def _strongest(weights: Floats, per_row: int) -> sparse.csr_matrix:
     """`keep_strongest` some rows at a time: sorting all at once takes five times the memory."""
+    step = max(1, BLOCK // (20 * len(weights)))  # bytes an entry while it is sorted
     parts = [
-        keep_strongest(weights[start : start + 500], per_row)
-        for start in range(0, len(weights), 500)
+        keep_strongest(weights[start : start + step], per_row)
+        for start in range(0, len(weights), step)
     ]
     return sparse.vstack(parts, format="csr")
