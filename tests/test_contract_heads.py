@@ -24,13 +24,19 @@ FLOORS = {
     "content": 0.16,
     "sequence": 0.40,
     "gru": 0.35,
+    "two_tower": 0.30,
     "demographic": 0.16,
     "social": 0.16,
 }
 BY_PERSON = {"demographic", "social"}  # these read who the user is, not what they did
+AND_PERSON = {*BY_PERSON, "two_tower"}  # these read who the user is, too
 
 # Heads that train by epochs: enough to be well above chance, and no more.
-BRIEF = {"sequence": {"epochs": 8, "length": 30}, "gru": {"epochs": 8, "length": 20}}
+BRIEF = {
+    "sequence": {"epochs": 8, "length": 30},
+    "gru": {"epochs": 8, "length": 20},
+    "two_tower": {"epochs": 8, "length": 30, "rerank": 20, "hard": 10},
+}
 
 every_head = pytest.mark.parametrize("name", HEADS)
 
@@ -99,7 +105,7 @@ def test_a_user_never_seen_is_scored_from_the_history_alone(name):
 
 @every_head
 def test_an_empty_history_scores_the_same_for_everyone(name):
-    known = -1 if name in BY_PERSON else 3
+    known = -1 if name in AND_PERSON else 3
     found = scores(fitted(name), [History.of([]), History.of([], user_idx=known)])
     np.testing.assert_array_equal(found[0], found[1])
     assert not np.isinf(found).any()

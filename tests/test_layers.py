@@ -30,7 +30,17 @@ HOMES = {
 }
 SLOW = {"torch", "sentence_transformers", "transformers"}  # only inside functions, but for
 NETWORKS = {  # modules of trained heads, which the tables load by name when they are asked for
-    f"heads/{name}.py" for name in ("gru", "item_inputs", "losses", "next_item", "sequence", "training")
+    f"heads/{name}.py"
+    for name in (
+        "gru",
+        "item_inputs",
+        "losses",
+        "next_item",
+        "sequence",
+        "towers",
+        "training",
+        "two_tower",
+    )
 }
 NO_NAMES = {"utils", "util", "helpers", "common", "core", "manager", "misc"}
 MOST_FILE_LINES = 500

@@ -122,19 +122,11 @@ class Demographic(HistoryHead):
 
     def _rows(self, states: Sequence[History]) -> sparse.csr_matrix:
         """(len(states), n_segments): the segments of each user, none for one never seen."""
-        found = [self._segments_of(state) for state in states]
+        found = [self.segments.of_user(state, self.members) for state in states]
         indptr = np.cumsum([0, *map(len, found)])
         indices = np.array([segment for row in found for segment in row], np.int32)
         shape = (len(states), len(self.segments.names))
         return sparse.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
-
-    def _segments_of(self, state: History) -> list[int]:
-        """What a user tells of a column goes before what the table says."""
-        told = {} if state.about is None else state.about.attributes
-        known = 0 <= state.user_idx < self.members.shape[0]
-        own = self.members[state.user_idx].indices.tolist() if known else []
-        kept = [s for s in own if self.segments.names[s][0] not in told]
-        return sorted([*kept, *self.segments.of(told)])
 
 
 def _columns(data: Dataset, config: DemographicConfig) -> list[str]:

@@ -20,6 +20,7 @@ from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import Lesson, best
+from steerec.heads.dislikes import disliked, nearness, still_disliked, unit_rows
 from steerec.heads.item_inputs import ItemInputs, ItemTexts
 from steerec.heads.losses import pairwise_max_loss, sampled_loss, softmax_loss
 from steerec.heads.training import TrainingConfig, device_of, fingerprint, train
@@ -133,6 +134,47 @@ class Reader(nn.Module):
         return out
 
 
+def tokens_of(of: Sequence[Track], config: TrainingConfig) -> int:
+    """Events in a batch: as set, but few enough for LEAST_BATCHES in an epoch."""
+    n_events = sum(len(track) for track in of)
+    return int(np.clip(n_events // LEAST_BATCHES, 256, config.batch_tokens))
+
+
+def hold_back(
+    of: Sequence[Track], config: TrainingConfig, rng: np.random.Generator
+) -> tuple[list[Track], list[Track]]:
+    """Tracks to learn from, and those of some users whole, whose last event the others lack."""
+    long = np.flatnonzero([len(track) >= 3 for track in of])
+    n_held = min(config.validation_users, len(long) // 10)
+    held = set(rng.choice(long, n_held, replace=False).tolist()) if n_held else set()
+    learnt = [t.slice(0, len(t) - 1) if i in held else t for i, t in enumerate(of)]
+    return learnt, [of[i] for i in sorted(held)]
+
+
+def negatives(share: Tensor, n: int, n_targets: int) -> tuple[Tensor, Tensor]:
+    """(n,) items drawn, and (N,) log of each item's probability to be in a batch with them.
+
+    Args:
+        share: (N,) of the events; `n_targets` of them join what is drawn.
+    """
+    q = share.sqrt() / share.sqrt().sum()  # flatter: targets bring what is popular
+    drawn = torch.multinomial(q, n, replacement=True)
+    return drawn, torch.log(-torch.expm1(-(n * q + n_targets * share)))
+
+
+def gain(scores: Floats, track: Track, *, repeats: bool) -> float:
+    """NDCG@10 of the track's last event; its others are out of the list unless there are repeats.
+
+    Args:
+        scores: (n_items,), which this may write to.
+    """
+    target = int(track.item[-1])
+    if not repeats:
+        scores[track.item[:-1][track.item[:-1] != target]] = -np.inf
+    rank = 1 + int((scores > scores[target]).sum())
+    return 1 / float(np.log2(rank + 1)) if rank <= 10 else 0.0
+
+
 @dataclass
 class _Course:
     """The network with its tracks, as `train` wants them."""
@@ -147,9 +189,8 @@ class _Course:
 
     @cached_property
     def tokens(self) -> int:
-        """Events in a batch: as set, but few enough for LEAST_BATCHES in an epoch."""
-        n_events = sum(len(track) for track in self.tracks)
-        return int(np.clip(n_events // LEAST_BATCHES, 256, self.config.batch_tokens))
+        """Events in a batch."""
+        return tokens_of(self.tracks, self.config)
 
     def batches(self, rng: np.random.Generator) -> list[Batch]:
         """See Teachable."""
@@ -176,12 +217,9 @@ class _Course:
         return self._sampled(h, table, bias, target)
 
     def _sampled(self, h: Tensor, table: Tensor, bias: Tensor, target: Tensor) -> Tensor:
-        q = self.share.sqrt() / self.share.sqrt().sum()  # flatter: targets bring what is popular
-        drawn = torch.multinomial(q, self.config.negatives, replacement=True)
+        drawn, log_in = negatives(self.share, self.config.negatives, len(target))
         if self.config.loss != "softmax":
             return pairwise_max_loss(h, table, bias, target, drawn_S=drawn, kind=self.config.loss)
-        expected = self.config.negatives * q + len(target) * self.share
-        log_in = torch.log(-torch.expm1(-expected))
         return sampled_loss(h, table, bias, target, drawn_S=drawn, log_expected_N=log_in)
 
     def validate(self) -> float | None:
@@ -197,15 +235,8 @@ class _Course:
             with torch.no_grad():
                 scores = (self.net.ask(h, lag) @ table.T + bias).cpu().numpy()
             for row, i in enumerate(chosen):
-                total += self._gain(scores[row], histories[i], int(self.held[i].item[-1]))
+                total += gain(scores[row], self.held[i], repeats=self.repeats)
         return total / len(self.held)
-
-    def _gain(self, scores: Floats, history: Track, target: int) -> float:
-        if not self.repeats:
-            own = history.item[history.item != target]
-            scores[own] = -np.inf
-        rank = 1 + int((scores > scores[target]).sum())
-        return 1 / float(np.log2(rank + 1)) if rank <= 10 else 0.0
 
 
 def _enrol(
@@ -227,15 +258,12 @@ def _enrol(
             texts.vectors, counts.astype(np.float32), config.width, id_dropout=config.id_dropout
         )
         net = Reader(inputs, cls.body(config, times=times), config, times=times).to(device)
-    long = np.flatnonzero([len(track) >= 3 for track in of])
-    n_held = min(config.validation_users, len(long) // 10)
-    held = set(rng.choice(long, n_held, replace=False).tolist()) if n_held else set()
-    learnt = [t.slice(0, len(t) - 1) if i in held else t for i, t in enumerate(of)]
+    learnt, held = hold_back(of, config, rng)
     share = torch.from_numpy(np.maximum(counts, 0.5) / np.maximum(counts, 0.5).sum())
     return _Course(
         net,
         learnt,
-        [of[i] for i in sorted(held)],
+        held,
         config,
         data.n_items,
         share.float().to(device),
@@ -301,9 +329,15 @@ class NextItem:
     def __post_init__(self) -> None:
         """Sizes and the table as a tensor."""
         self.n_items = len(self.vectors)
+        self._all_known = bool(self.known.all())
+        norm, late = self.net.norm, self.net.until_next if self.net.times else None
+        self._asking = (
+            norm.weight.detach().numpy(),
+            norm.bias.detach().numpy(),
+            None if late is None else late.weight.detach().numpy().T,
+        )
         self._table = torch.from_numpy(self.vectors)
-        length = np.linalg.norm(self.vectors, axis=1, keepdims=True)
-        self._unit = self.vectors / np.maximum(length, 1e-12)
+        self._unit = unit_rows(self.vectors)
 
     @classmethod
     def config_class(cls) -> type[NextItemConfig]:
@@ -354,13 +388,12 @@ class NextItem:
     def start(self, history: History) -> Reading:
         """See Head."""
         track = Track.of(history, self.n_items).last(self.config.length)
-        return Reading(track, self._disliked(history.last(self.config.length)))
+        return Reading(track, disliked(history.last(self.config.length), self.n_items))
 
     def update(self, state: Reading, event: History) -> Reading:
         """See Head."""
         track = state.track.join(Track.of(event, self.n_items)).last(self.config.length)
-        disliked = np.setdiff1d(state.disliked, event.item_idx)  # the newest word counts
-        return Reading(track, np.union1d(disliked, self._disliked(event)).astype(np.int32))
+        return Reading(track, still_disliked(state.disliked, event, self.n_items))
 
     def observe(self, state: Any, event: History) -> None:
         """See Head: nothing is counted live."""
@@ -368,22 +401,32 @@ class NextItem:
     def score(self, states: Sequence[Reading], items: Indices | None, now: Times) -> Floats:
         """See Head: logits of the next item."""
         self._read(states)
-        wanted = self.vectors if items is None else self.vectors[items]
-        bias = self.bias if items is None else self.bias[items]
-        known = self.known if items is None else self.known[items]
-        scores = np.full((len(states), len(wanted)), np.nan, np.float32)
         rows = [i for i, state in enumerate(states) if state.h is not None]
+        wanted, bias = (
+            (self.vectors, self.bias) if items is None else (self.vectors[items], self.bias[items])
+        )
+        scores = np.full((len(states), len(wanted)), np.nan, np.float32)
         if rows:
-            h = torch.from_numpy(np.stack([self._h(states[i]) for i in rows]))
+            h = np.stack([self._h(states[i]) for i in rows])
             lag = np.array([now[i] - states[i].track.time[-1] for i in rows])
-            with torch.no_grad():
-                asked = self.net.ask(h, lag).numpy()
-            scores[rows] = asked @ wanted.T + bias
-            scores[:, ~known] = np.nan
+            scores[rows] = self._ask(h, lag) @ wanted.T + bias
+            if not self._all_known:
+                scores[:, ~(self.known if items is None else self.known[items])] = np.nan
         for row, state in enumerate(states):
             if len(state.disliked):
-                scores[row] -= self.config.dislike * self._near(state.disliked, items)
+                near = nearness(self._unit, state.disliked, items)
+                scores[row] -= self.config.dislike * near
         return scores
+
+    def _ask(self, h: Floats, lag: Times) -> Floats:
+        """`Reader.ask` in NumPy: a request's path, several times as fast for one row."""
+        weight, bias, late = self._asking
+        if late is not None:
+            h = h + lag_features(lag) @ late
+        centred = h - h.mean(axis=1, keepdims=True)
+        spread = np.sqrt((centred * centred).mean(axis=1, keepdims=True) + self.net.norm.eps)
+        asked: Floats = centred / spread * weight + bias
+        return asked
 
     def retrieve(self, state: Reading, n: int, now: float) -> Indices:
         """See Head: the best of the whole catalogue."""
@@ -442,21 +485,11 @@ class NextItem:
         assert state.h is not None, "asked only of states that were read"
         return state.h
 
-    def _disliked(self, history: History) -> Indices:
-        """Items whose newest event in the history weighs below 0."""
-        last = dict(zip(history.item_idx.tolist(), history.weight.tolist(), strict=True))
-        found = sorted(i for i, w in last.items() if w < 0 and 0 <= i < self.n_items)
-        return np.array(found, np.int32)
-
-    def _near(self, disliked: Indices, items: Indices | None) -> Floats:
-        """(n,): how near each item lies to the disliked ones, as a sum of cosines above 0."""
-        wanted = self._unit if items is None else self._unit[items]
-        near: Floats = np.maximum(wanted @ self._unit[disliked].T, 0).sum(axis=1)
-        return near
-
     def _read(self, states: Sequence[Reading]) -> None:
         """Let the network read the histories it has not read yet, together."""
         unread = [s for s in states if s.h is None and len(s.track)]
+        if not unread:
+            return
         for chosen, h in read_tracks(
             self.net, self._table, [s.track for s in unread], self.config.length
         ):

@@ -10,6 +10,8 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
+from steerec.contracts import History
+
 
 @dataclass(frozen=True)
 class Segments:
@@ -56,6 +58,18 @@ class Segments:
         """The segments of a person told as a row of the users' table; unknown values have none."""
         place = {pair: i for i, pair in enumerate(self.names)}
         return sorted({place[pair] for pair in self._values(about) if pair in place})
+
+    def of_user(self, history: History, members: sparse.csr_matrix) -> list[int]:
+        """The segments of a user; what they tell of a column goes before what the table says.
+
+        Args:
+            members: (n_users, n_segments) of `table`.
+        """
+        told = {} if history.about is None else history.about.attributes
+        known = 0 <= history.user_idx < members.shape[0]
+        own = members[history.user_idx].indices.tolist() if known else []
+        kept = [s for s in own if self.names[s][0] not in told]
+        return sorted([*kept, *self.of(told)])
 
     def table(self, users: pl.DataFrame) -> sparse.csr_matrix:
         """(n_users, n_segments) float32, 1 where the user belongs to the segment."""
