@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError, TrainingError
 from steerec.heads import load_head
 from steerec.heads.contract import Head, Lesson
+
+if TYPE_CHECKING:
+    from steerec.engine.model import FitConfig, Model
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +32,61 @@ class Aids:
             fit that was killed goes on; None: they start over.
         heads: fitted heads to go on from, as of an earlier snapshot.
         item_index: item_id → index in those heads.
+        newest: Unix seconds of the newest event that the heads have seen; None: there are none.
+        share: of the epochs of a whole training that a head with an earlier one trains.
     """
 
     checkpoints: Path | None = None
     heads: Mapping[str, Head] = field(default_factory=dict)
     item_index: Mapping[str, int] = field(default_factory=dict)
+    newest: float | None = None
+    share: float = 1.0
+
+
+def going_on_from(model: "Model", *, share: float, checkpoints: Path | None = None) -> Aids:
+    """What a fit needs to go on from the trained heads of an earlier model.
+
+    Args:
+        share: of the epochs of a whole training.
+    Raises:
+        DataError: if the model's events have no times: what its heads have not seen cannot be told.
+    """
+    if not model.data.has_times:
+        raise DataError(
+            "the earlier snapshot's events have no times, so which cases it has not seen cannot be "
+            "told: fit without --from"
+        )
+    return Aids(
+        checkpoints=checkpoints,
+        heads={name: head for name, head in model.heads.items() if trains(name)},
+        item_index=model.data.item_index,
+        newest=float(model.data.time.max()),
+        share=share,
+    )
+
+
+def with_training(config: "FitConfig", *, epochs: int | None, device: str | None) -> "FitConfig":
+    """The settings of a fit with these for all its heads that train by epochs; None: as they are.
+
+    Raises:
+        ConfigError: if a value is out of range, the device is not there, or no head trains by
+            epochs.
+    """
+    given = {"epochs": epochs, "device": device}
+    told = {key: value for key, value in given.items() if value is not None}
+    names = [name for name in config.heads if trains(name)]
+    if told and not names:
+        raise ConfigError(
+            f"{told}: none of the heads {', '.join(config.heads)} trains by epochs; those that do "
+            "come with --heads trained or all"
+        )
+    settings = {name: {**config.settings.get(name, {}), **told} for name in names}
+    if told:
+        from steerec.heads.training import device_of
+
+        for name in names:
+            device_of(head_config(name, settings[name]))
+    return replace(config, settings={**config.settings, **settings})
 
 
 @dataclass
@@ -55,9 +108,12 @@ class Teacher:
 
     def fit(self, name: str, data: Dataset, rng: np.random.Generator) -> Head | None:
         """A fitted head; None for one that is lost, which is logged."""
-        rows = _rows(data, self.aids.item_index) if name in self.aids.heads else None
-        lesson = Lesson(self.watch, self.aids.checkpoints, self.aids.heads.get(name), rows)
         config = head_config(name, self.settings.get(name, {}), baskets=data.has_baskets)
+        lesson = Lesson(self.watch, self.aids.checkpoints)
+        if trains(name) and name in self.aids.heads:
+            rows = _rows(data, self.aids.item_index)
+            lesson = replace(lesson, previous=self.aids.heads[name], rows=rows)
+            config = replace(config, epochs=ceil(config.epochs * self.aids.share))
         return self._fit(name, data, config, rng, lesson)
 
     def go_on(
@@ -72,7 +128,10 @@ class Teacher:
         config = replace(config, epochs=ceil(config.epochs * share))
         rows = np.arange(data.n_items, dtype=np.int32)
         lesson = Lesson(self.watch, self.aids.checkpoints, head, rows)
-        return self._fit(name, data, config, rng, lesson)
+        further = self._fit(name, data, config, rng, lesson)
+        if further is not None:
+            _join_curves(head, further)
+        return further
 
     def _fit(
         self, name: str, data: Dataset, config: Any, rng: np.random.Generator, lesson: Lesson
@@ -88,6 +147,14 @@ class Teacher:
             return None
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
         return head
+
+
+def _join_curves(earlier: Any, further: Any) -> None:
+    """Let the curve of a head begin with that of the head it went on from."""
+    before, after = getattr(earlier, "curve", []), getattr(further, "curve", [])
+    rest = [{**entry, "epoch": entry["epoch"] + len(before), "continued": True} for entry in after]
+    if before:
+        further.curve = [*before, *rest]
 
 
 def trains(name: str) -> bool:
@@ -117,5 +184,11 @@ def head_config(name: str, settings: Mapping[str, Any], *, baskets: bool = False
 
 
 def _rows(data: Dataset, item_index: Mapping[str, int]) -> Indices:
-    """(n_items,): each item's index in an earlier catalogue, -1 where it is new."""
-    return np.array([item_index.get(item_id, -1) for item_id in data.item_ids], np.int32)
+    """(n_items,): each item's index in an earlier catalogue, -1 where it is new.
+
+    Items without events in `data` count as new too: they may be withheld to learn what to make of
+    items never seen, and what was learnt of them earlier must not be known then.
+    """
+    rows = np.array([item_index.get(item_id, -1) for item_id in data.item_ids], np.int32)
+    rows[np.bincount(data.item_idx, minlength=data.n_items) == 0] = -1
+    return rows

@@ -160,6 +160,12 @@ def chart(width: float = 9.0, height: float = 3.6) -> tuple[Figure, Axes]:
     """An empty figure in the page's style, in inches; draw text in INK."""
     drawing = Figure(figsize=(width, height), layout="constrained")
     axes = drawing.add_subplot()
+    dress(axes)
+    return drawing, axes
+
+
+def dress(axes: Axes) -> None:
+    """Give axes the page's style: a second pair beside those of `chart` needs it too."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -168,7 +174,6 @@ def chart(width: float = 9.0, height: float = 3.6) -> tuple[Figure, Axes]:
     axes.set_axisbelow(True)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_color(INK)
-    return drawing, axes
 
 
 def legend(axes: Axes) -> None:

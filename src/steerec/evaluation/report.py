@@ -7,6 +7,7 @@ from typing import Any
 from steerec.data.counted import counted, noun_of
 from steerec.errors import DataError
 from steerec.evaluation import page
+from steerec.evaluation.curves import learning_curves
 from steerec.evaluation.page import Html
 from steerec.evaluation.wording import (
     BASELINES,
@@ -45,6 +46,7 @@ def render_report(result: Mapping[str, Any]) -> str:
         *_slices(result),
         *_weights(result.get("weights", {})),
         *_paired(result.get("paired", {})),
+        *learning_curves(result.get("curves", {})),
         page.heading("Every figure"),
         *_tables(models),
         page.heading("How this was measured"),
