@@ -18,6 +18,7 @@ HEADS: dict[str, str] = {
     "content": "steerec.heads.content:Content",
     "sequence": "steerec.heads.sequence:Sequence",
     "gru": "steerec.heads.gru:Gru",
+    "two_tower": "steerec.heads.two_tower:TwoTower",
     "demographic": "steerec.heads.demographic:Demographic",
     "social": "steerec.heads.social:Social",
 }
