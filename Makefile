@@ -1,4 +1,5 @@
-# make demo: see it work. make test: prove it. Both work again without network once installed.
+# make demo: see it work. make test: prove it. Both work again without network once installed, until
+# pyproject.toml or constraints.txt change: changed sources need no new installation.
 PYTHON ?= python3
 VENV ?= .venv
 DIST ?= dist
@@ -8,6 +9,8 @@ WANTED := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 INSTALLED := $(VENV)/.installed-$(WANTED)
 INSTALLED_DEV := $(VENV)/.installed-dev-$(WANTED)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+NO_PIP := { echo "pip could not install what pyproject.toml and constraints.txt ask for; its message stands above." >&2; \
+  echo "The network is needed for the first make demo and make test, and again when one of these two files has changed." >&2; exit 1; }
 
 .PHONY: demo test check soak data bench format wheel install install-dev clean
 .DEFAULT_GOAL := demo
@@ -19,13 +22,13 @@ $(BIN)/python:
 # torch first and alone: any other order may fetch a CUDA build of several gigabytes
 $(INSTALLED): | $(BIN)/python
 	@echo "installing steerec into $(VENV) (some minutes the first time)"
-	$(PIP) "torch==2.13.0"
-	$(PIP) -e ".[offline]"
+	@$(PIP) "torch==2.13.0" || $(NO_PIP)
+	@$(PIP) -e ".[offline]" || $(NO_PIP)
 	@touch $@
 
 $(INSTALLED_DEV): | $(INSTALLED)
 	@echo "installing what the tests need into $(VENV)"
-	$(PIP) -e ".[offline,dev]"
+	@$(PIP) -e ".[offline,dev]" || $(NO_PIP)
 	@touch $@
 
 install: $(INSTALLED)
