@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerec.contracts import History, Indices, Times
+from steerec.data.counted import counted
 from steerec.data.dataset import Dataset
 from steerec.errors import DataError
 
@@ -143,17 +144,45 @@ def split_by_time(data: Dataset, quantile: float) -> Split:
     """
     if not data.has_times:
         raise DataError("a split by time needs a time for every event: use leave-one-out")
-    early = data.time <= np.quantile(data.time, quantile)
+    split = _split_at(data, float(np.quantile(data.time, quantile)))
+    if len(split.cases) == 0:
+        raise DataError(
+            f"no event after the {quantile:.0%} point of time has a known item and user: "
+            "all events may lie at one time; use leave-one-out"
+        )
+    return split
+
+
+def split_after(data: Dataset, moment: float, *, least: int) -> Split:
+    """Events up to a moment (Unix seconds) train; later ones are cases, as in `split_by_time`.
+
+    For what goes on from a model that has seen all events up to then, and none of the cases.
+
+    Raises:
+        DataError: if times are missing, or there are fewer than `least` cases.
+    """
+    if not data.has_times:
+        raise DataError(
+            "going on from an earlier snapshot needs a time for every event, to hold out cases "
+            "that the snapshot has not seen: fit without --from"
+        )
+    split = _split_at(data, moment)
+    if len(split.cases) < least:
+        raise DataError(
+            f"{counted(len(split.cases), 'event')} after the earlier snapshot's newest, with an "
+            f"item known before and a user with a past: expected at least {least} to fit the "
+            "calibration and the blend on; wait for more, or fit without --from"
+        )
+    return split
+
+
+def _split_at(data: Dataset, moment: float) -> Split:
+    early = data.time <= moment
     train = data.take(early)
     known = np.bincount(train.item_idx, minlength=data.n_items) > 0
     first = data.starts[:-1]
     has_past = np.arange(data.n_events) > first[data.user_idx]
     positions = np.flatnonzero(~early & known[data.item_idx] & has_past)
-    if len(positions) == 0:
-        raise DataError(
-            f"no event after the {quantile:.0%} point of time has a known item and user: "
-            "all events may lie at one time; use leave-one-out"
-        )
     return Split(train, single_targets(data, positions))
 
 

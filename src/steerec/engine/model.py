@@ -16,6 +16,7 @@ from steerec.data.split import (
     Cases,
     Split,
     leave_last_out,
+    split_after,
     split_baskets,
     split_by_time,
     withhold,
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]  # what is done, steps done, steps in all
 MOST_NEWCOMERS = 1_000  # cases without history that the weights for newcomers are fitted on
 UNSEEN_DIAL = "unseen_items"  # nats that an item without events gets beside what heads say of it
+LEAST_AFTER = 200  # cases needed after what earlier heads, which are gone on from, have seen
 BATCH_BYTES = 256_000_000  # scores of all heads held at once
 
 
@@ -196,16 +198,17 @@ def fit(
     Raises:
         DataError: if there is too little data to hold anything out, or no head can be fitted.
     """
-    tell = progress or unwatched
+    tell, aids = progress or unwatched, aids or Aids()
+    config = config if aids.newest is None else replace(config, holdout="time")
     repeats = data.has_repeats if config.repeats is None else config.repeats
     absent = np.bincount(data.item_idx, minlength=data.n_items) == 0
-    split = hold_out(data, config)
+    split = hold_out(data, config, after=aids.newest)
     unseen = _pretend_unseen(split.cases, absent, config.blend.unseen_share, rng)
     more = _to_go_on_with(data, split.train, config, withheld=bool(unseen.any()))
     if unseen.any():
         split = withhold(split, unseen)
     cases = _sample_cases(split.cases, config.blend.max_cases, rng)
-    steps, teacher = 2 * len(config.heads) + 2, Teacher(config.settings, aids or Aids(), tell)
+    steps, teacher = 2 * len(config.heads) + 2, Teacher(config.settings, aids, tell)
     seconds = teacher.seconds
     early = _early_heads(teacher, split.train, config, rng)
     tell("calibrate", len(config.heads), steps)
@@ -268,8 +271,17 @@ def _early_heads(
     return early
 
 
-def hold_out(data: Dataset, config: FitConfig) -> Split:
-    """Set cases aside: by basket or time where the data has them, else each user's last event."""
+def hold_out(data: Dataset, config: FitConfig, *, after: float | None = None) -> Split:
+    """Set cases aside: by basket or time where the data has them, else each user's last event.
+
+    Args:
+        after: Unix seconds up to which heads that are gone on from have seen events: then all
+            cases come later, since those heads know what came before.
+    Raises:
+        DataError: if there are too few.
+    """
+    if after is not None:
+        return split_after(data, after, least=LEAST_AFTER)
     kind = resolved_holdout(data, config)
     if kind == "basket":
         return split_baskets(data, config.holdout_quantile, only_new=config.only_new)
