@@ -106,9 +106,22 @@ def test_a_checkpoint_of_other_settings_or_data_is_not_taken_up(tmp_path):
     assert seen == [("train line", 3_000, 3_000)]  # nothing was left to do
 
 
+def test_a_checkpoint_of_another_seed_or_other_first_weights_is_not_taken_up(tmp_path):
+    run(Line(), epochs=2, aid=Lesson(folder=tmp_path))
+    elsewhere = Line()
+    with torch.no_grad():
+        elsewhere.net.weight += 1.0
+    for lesson, seed in ((Line(), 6), (elsewhere, 5)):
+        seen = []
+        aid = Lesson(watch=lambda *step, seen=seen: seen.append(step), folder=tmp_path)
+        run(lesson, epochs=2, aid=aid, seed=seed)
+        assert seen[0] == ("train line", 0, 2_000)
+    assert len(list(tmp_path.glob("*.json"))) == 3
+
+
 def test_a_torn_checkpoint_is_told_and_training_starts_over(tmp_path, caplog):
     run(Line(), epochs=3, aid=Lesson(folder=tmp_path))
-    tensors = tmp_path / "line-m.safetensors"
+    (tensors,) = tmp_path.glob("*.safetensors")
     tensors.write_bytes(tensors.read_bytes()[:-3])
     line = Line()
     run(line, epochs=3, aid=Lesson(folder=tmp_path))

@@ -123,8 +123,8 @@ def train(
 ) -> list[dict[str, Any]]:
     """Train the network in place; it ends with the weights of its best validation.
 
-    A checkpoint in `aid.folder` with the same `mark` is gone on from, exactly as if training had
-    never stopped; one with another mark is ignored, and that is logged.
+    A checkpoint in `aid.folder` with the same `mark`, seed and first weights is gone on from,
+    exactly as if training had never stopped; others are ignored.
 
     Returns:
         The curve, one entry an epoch.
@@ -132,6 +132,7 @@ def train(
         TrainingError: if the loss is no number any more, or memory ran out.
     """
     seed = int(rng.integers(2**31))
+    mark = _starting_mark(mark, seed, lesson.net)
     run = _Run(name, lesson, config, aid, mark, np.random.default_rng(seed))
     with torch.random.fork_rng(), limited_threads(config.threads):
         torch.manual_seed(seed)
@@ -143,6 +144,15 @@ def train(
             if "alloc" in str(e):  # PyTorch has no class of its own for the memory of a CPU
                 raise _too_big(name, config) from e
             raise
+
+
+def _starting_mark(mark: str, seed: int, net: nn.Module) -> str:
+    """The mark with the seed and the weights a training starts from, drawn or earlier learnt."""
+    digest = hashlib.sha256(f"{mark} {seed}".encode())
+    for name, tensor in net.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 @contextmanager
