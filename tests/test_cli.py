@@ -9,9 +9,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from steerec.cli import app
+from steerec.cli import app, options
 from steerec.cli.ask import parse_filters
 from steerec.cli.learn import in_words
 from steerec.cli.show import as_json, short
@@ -86,6 +87,35 @@ def test_the_installed_command_tells_its_version():
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_help_of_every_verb_shows_an_example(verb):
     assert re.search(rf"Examples?:\s+steerec {verb}", succeed(verb, "--help"))
+
+
+def test_an_option_means_the_same_in_every_verb():
+    said = {}
+    for verb in typer.main.get_command(app).commands.values():
+        for option in verb.params:
+            if option.name not in ("out", "json"):  # a folder or file of its own
+                said.setdefault(option.opts[0], set()).add(getattr(option, "help", ""))
+    assert {name for name, meanings in said.items() if len(meanings) > 1} == set()
+
+
+def test_a_group_of_options_is_handed_to_the_verb_as_one():
+    told = []
+
+    def verb(files: options.Files, learning: options.Learning, n: options.Count = 3) -> None:
+        told.append((files, learning, n))
+
+    alone = typer.Typer()
+    alone.command()(options.spread(verb))
+    words = ["--items", "goods.csv", "--seed", "7"]
+    assert CliRunner().invoke(alone, words).exit_code == 0
+    assert told == [(options.Files(items="goods.csv"), options.Learning(seed=7), 3)]
+
+
+def test_every_verb_that_reads_files_takes_the_same_words():
+    commands = typer.main.get_command(app).commands
+    for verb in ("demo", "import", "doctor", "train", "evaluate"):
+        known = {option.name for option in commands[verb].params}
+        assert {"data", "data_dir", "items", "users", "query", "columns"} <= known, verb
 
 
 def test_a_mistake_in_the_command_exits_with_2():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steerec.cli import options, show
-from steerec.cli.intake import QUARANTINE, print_intake
+from steerec.cli.intake import QUARANTINE, print_intake, take_in_showing
 from steerec.cli.learn import (
     encode_showing,
     fit_showing,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from steerec.contracts import Choice, Slate
     from steerec.data.dataset import Dataset
     from steerec.data.tables import Tables
-    from steerec.engine.intake import Intake
+    from steerec.engine.intake import Intake, Source
     from steerec.engine.model import FitConfig, Model
     from steerec.engine.recommender import Recommender
     from steerec.evaluation.protocols import Task
@@ -49,35 +49,32 @@ def register(app: typer.Typer) -> None:
         "steerec demo\n\n"
         "steerec demo --data ml-1m --data-dir ~/data\n\n"
         "steerec demo --data my_shop/ --out my-demo/"
-    )(demo)
+    )(options.spread(demo))
 
 
 def demo(
+    files: options.Files,
+    learning: options.Learning,
     data: options.Data = "sample",
-    data_dir: options.DataDir = None,
-    columns: options.Columns = "",
     config: options.Config = None,
-    encoder: options.Encoder = None,
-    heads: options.Heads = "",
-    seed: options.Seed = 0,
     out: Annotated[Path, typer.Option("--out", help="Folder of the report.")] = Path(
         "steerec-demo"
     ),
 ) -> None:
     """Import, clean, encode, learn, compare with popularity, recommend: the whole way at once."""
     began = time.perf_counter()
-    settings = options.settings_of(config, encoder=encoder)
-    fit_config = lighter(settings.fit_config(options.names(heads or "quick")))
+    settings = options.settings_of(config, encoder=learning.encoder)
+    fit_config = lighter(settings.fit_config(options.names(learning.heads or "quick")))
     what = "the built-in sample shop" if data == "sample" else data
     _step(1, f"Read and clean {what}")
-    came = _take_in(data, data_dir, columns, settings)
+    came = _take_in(options.source_of(settings, data, files), settings)
     out.mkdir(parents=True, exist_ok=True)
     print_intake(came)
     with one_thread_if_small(came.data.n_items):
         _step(2, "Compare with popularity on events held out")
-        _compare(came, settings, fit_config, seed=seed, data=data, out=out)
+        _compare(came, settings, fit_config, seed=learning.seed, data=data, out=out)
         _step(3, "Learn from all events")
-        recommender = _learn(came.data, settings, fit_config, seed=seed)
+        recommender = _learn(came.data, settings, fit_config, seed=learning.seed)
     _step(4, "Three shoppers and their lists, a minute after their newest event")
     shoppers = pick_shoppers(recommender.model.data)
     for user_idx in shoppers:
@@ -144,20 +141,11 @@ def _step(number: int, title: str) -> None:
     show.out().print(f"\n[bold]{number}. {show.escape(title)}[/]")
 
 
-def _take_in(data: str, data_dir: Path | None, columns: str, settings: "Settings") -> "Intake":
+def _take_in(source: "Source", settings: "Settings") -> "Intake":
     from steerec.data.sample import YEAR_END
-    from steerec.engine.intake import take_in
 
-    source = options.source_of(settings, data, data_dir, columns=columns)
-    now = YEAR_END if data == "sample" else time.time()
-    with show.progress() as step:
-        step(f"read {data}", 0, None)
-        return take_in(
-            source,
-            settings.clean,
-            now=now,
-            progress=lambda done, total: step(f"download {data}", done, total),
-        )
+    now = YEAR_END if source.data == "sample" else time.time()
+    return take_in_showing(source, settings.clean, now=now)
 
 
 def _compare(

@@ -26,30 +26,24 @@ def register(app: typer.Typer) -> None:
         "steerec import --data clicks.csv --items products.csv "
         "--columns user_id=visitor,item_id=sku --out dataset/\n\n"
         'steerec import --data sqlite:///shop.db --query "SELECT * FROM orders" --out dataset/',
-    )(import_)
+    )(options.spread(import_))
     app.command(
         epilog="Examples:\n\nsteerec doctor shop/\n\nsteerec doctor ml-1m --report health.html"
-    )(doctor)
+    )(options.spread(doctor))
 
 
 def import_(
     data: options.Data,
+    files: options.Files,
     out: Annotated[Path, typer.Option("--out", help="Folder of the dataset.")] = Path("dataset"),
-    data_dir: options.DataDir = None,
-    items: options.Items = None,
-    users: options.Users = None,
-    query: options.Query = None,
-    columns: options.Columns = "",
     config: options.Config = None,
     *,
     json: options.AsJson = False,
 ) -> None:
     """Read and clean data, and write a dataset that the other verbs take as --data."""
     settings = options.settings_of(config)
-    source = options.source_of(
-        settings, data, data_dir, columns=columns, sides=(items, users, query)
-    )
-    came = take_in_showing(source, settings.clean)
+    source = options.source_of(settings, data, files)
+    came = take_in_showing(source, settings.clean, now=time.time())
     try:
         came.data.save(out)
     except OSError as e:
@@ -66,15 +60,11 @@ def import_(
 
 
 def doctor(
+    files: options.Files,
     where: Annotated[
         str, typer.Argument(metavar="[DATA]", help="The same as --data.", show_default=False)
     ] = "",
     data: options.Data = "",
-    data_dir: options.DataDir = None,
-    items: options.Items = None,
-    users: options.Users = None,
-    query: options.Query = None,
-    columns: options.Columns = "",
     config: options.Config = None,
     report: options.Report = None,
     *,
@@ -84,9 +74,7 @@ def doctor(
     if bool(where) == bool(data):
         raise typer.BadParameter("name the data once: steerec doctor DATA")
     settings = options.settings_of(config)
-    source = options.source_of(
-        settings, where or data, data_dir, columns=columns, sides=(items, users, query)
-    )
+    source = options.source_of(settings, where or data, files)
     health = _examine(source, settings.encoder.max_tokens)
     if report is not None:
         from steerec.evaluation.health_page import render_health
@@ -100,7 +88,7 @@ def doctor(
         show.out().print(f"With plots: {report}", soft_wrap=True)
 
 
-def take_in_showing(source: "Source", rules: "CleanConfig") -> "Intake":
+def take_in_showing(source: "Source", rules: "CleanConfig", *, now: float) -> "Intake":
     """Read and clean with a bar for a download."""
     from steerec.engine.intake import take_in
 
@@ -109,7 +97,7 @@ def take_in_showing(source: "Source", rules: "CleanConfig") -> "Intake":
         return take_in(
             source,
             rules,
-            now=time.time(),
+            now=now,
             progress=lambda done, total: step(f"download {source.data}", done, total),
         )
 

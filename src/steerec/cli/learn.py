@@ -40,28 +40,22 @@ def register(app: typer.Typer) -> None:
         epilog="Examples:\n\n"
         "steerec train --data dataset/ --out snapshot/\n\n"
         "steerec train --data ml-1m --heads ease,transitions,trending --out snapshot/"
-    )(train)
+    )(options.spread(train))
     app.command(
         epilog="Examples:\n\n"
         "steerec evaluate --data ml-1m --protocol loo\n\n"
         "steerec evaluate --data online-retail --protocol basket --track new "
         "--json result.json --report report.html\n\n"
         "steerec evaluate --data shop/ --protocol successive --heads ease,trending"
-    )(evaluate)
+    )(options.spread(evaluate))
 
 
 def train(
     data: options.Data,
+    files: options.Files,
+    learning: options.Learning,
     out: Annotated[Path, typer.Option("--out", help="Folder of the snapshot.")] = Path("snapshot"),
-    data_dir: options.DataDir = None,
-    items: options.Items = None,
-    users: options.Users = None,
-    query: options.Query = None,
-    columns: options.Columns = "",
     config: options.Config = None,
-    encoder: options.Encoder = None,
-    heads: options.Heads = "",
-    seed: options.Seed = 0,
     *,
     json: options.AsJson = False,
 ) -> None:
@@ -71,16 +65,15 @@ def train(
     from steerec.engine.snapshot import save_snapshot
     from steerec.engine.texts import with_vectors
 
-    settings = options.settings_of(config, encoder=encoder)
-    fit_config = settings.fit_config(options.names(heads))
-    source = options.source_of(
-        settings, data, data_dir, columns=columns, sides=(items, users, query)
-    )
-    came = take_in_showing(source, settings.clean)
+    settings = options.settings_of(config, encoder=learning.encoder)
+    fit_config = settings.fit_config(options.names(learning.heads))
+    source = options.source_of(settings, data, files)
+    came = take_in_showing(source, settings.clean, now=time.time())
     if not json:
         print_intake(came)
     vectors = encode_showing(came.data.items, settings)
-    model = fit_showing(with_vectors(came.data, vectors), fit_config, np.random.default_rng(seed))
+    rng = np.random.default_rng(learning.seed)
+    model = fit_showing(with_vectors(came.data, vectors), fit_config, rng)
     save_snapshot(model, out, now=time.time())
     if json:
         typer.echo(show.as_json(_trained(model, vectors, out)))
@@ -91,6 +84,8 @@ def train(
 
 def evaluate(
     data: options.Data,
+    files: options.Files,
+    learning: options.Learning,
     protocol: Annotated[Protocol, typer.Option(help="How to measure; see docs/evaluation.")],
     track: Annotated[
         str | None,
@@ -99,15 +94,7 @@ def evaluate(
             "stream: live; cold: as loo. The first is the default."
         ),
     ] = None,
-    data_dir: options.DataDir = None,
-    items: options.Items = None,
-    users: options.Users = None,
-    query: options.Query = None,
-    columns: options.Columns = "",
     config: options.Config = None,
-    encoder: options.Encoder = None,
-    heads: options.Heads = "",
-    seed: options.Seed = 0,
     json: Annotated[Path | None, typer.Option(help="Write the result to this file.")] = None,
     report: options.Report = None,
     *,
@@ -116,16 +103,15 @@ def evaluate(
     ] = False,
 ) -> None:
     """Measure the blend, every head and popularity on held-out events, with intervals."""
-    settings = options.settings_of(config, encoder=encoder)
+    settings = options.settings_of(config, encoder=learning.encoder)
     check_track(protocol, track)
-    fit_config = settings.fit_config(options.names(heads))
-    source = options.source_of(
-        settings, data, data_dir, columns=columns, sides=(items, users, query)
-    )
+    fit_config = settings.fit_config(options.names(learning.heads))
+    source = options.source_of(settings, data, files)
     tables = _tables(source, settings, clean=clean)
     # The published counts of a known set hold for its rows as they are.
     task = _prepared(tables, protocol, track, "" if clean else data)
-    result = {"data": data, "cleaned": clean, **measure(task, settings, fit_config, seed=seed)}
+    measured = measure(task, settings, fit_config, seed=learning.seed)
+    result = {"data": data, "cleaned": clean, **measured}
     print_result(result)
     write_result(result, json, report)
 

@@ -1,8 +1,11 @@
-"""Options that several verbs share, and what becomes of them."""
+"""Options that several verbs share, alone and in groups, and what becomes of them."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -85,6 +88,61 @@ Snapshot = Annotated[Path, typer.Option("--snapshot", help="Folder that `steerec
 Count = Annotated[int, typer.Option("-n", min=1, help="Length of the list.")]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Where `--data` and what belongs to it lie, and what their columns mean."""
+
+    data_dir: DataDir = None
+    items: Items = None
+    users: Users = None
+    query: Query = None
+    columns: Columns = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """What learns, and how it can be repeated."""
+
+    encoder: Encoder = None
+    heads: Heads = ""
+    seed: Seed = 0
+
+
+def spread(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with an option for each field where it takes a dataclass, a group of options."""
+    hints = get_type_hints(verb, include_extras=True)
+    plain = signature(verb).parameters
+    groups = {name: hints[name] for name in plain if is_dataclass(hints[name])}
+    shown: list[Parameter] = []
+    for name, one in plain.items():
+        given = _options(groups[name]) if name in groups else [(name, hints[name], one.default)]
+        shown += [
+            Parameter(n, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for n, kind, default in given
+        ]
+
+    @wraps(verb)
+    def gathered(**given: Any) -> None:
+        made = {
+            name: kind(**{f.name: given.pop(f.name) for f in fields(kind)})
+            for name, kind in groups.items()
+        }
+        verb(**given, **made)
+
+    gathered.__dict__["__signature__"] = Signature(shown)
+    gathered.__annotations__ = {one.name: one.annotation for one in shown}
+    return gathered
+
+
+def _options(group: type) -> list[tuple[str, Any, Any]]:
+    """Name, type and default of each field."""
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        (f.name, hints[f.name], Parameter.empty if f.default is MISSING else f.default)
+        for f in fields(group)
+    ]
+
+
 def settings_of(config: Path | None, *, encoder: str | None = None) -> "Settings":
     """Settings from file and environment, with the encoder of the command line."""
     from steerec.config import load_settings
@@ -95,32 +153,20 @@ def settings_of(config: Path | None, *, encoder: str | None = None) -> "Settings
     return replace(settings, encoder=replace(settings.encoder, encoder=encoder))
 
 
-def source_of(
-    settings: "Settings",
-    data: str,
-    data_dir: Path | None,
-    *,
-    columns: str = "",
-    sides: tuple[str | None, str | None, str | None] = (None, None, None),
-) -> "Source":
-    """What to read: the command line's words over those of the settings.
-
-    Args:
-        sides: items, users, query.
-    """
+def source_of(settings: "Settings", data: str, files: Files) -> "Source":
+    """What to read: the command line's words over those of the settings."""
     from steerec.data.mapping import parse_mapping
     from steerec.engine.intake import Source
 
-    items, users, query = sides
     return Source(
         data=data,
-        data_dir=data_dir or settings.deployment.data_dir,
+        data_dir=files.data_dir or settings.deployment.data_dir,
         cache_dir=settings.cache_dir,
-        columns={**settings.data.columns, **parse_mapping(columns)},
+        columns={**settings.data.columns, **parse_mapping(files.columns)},
         weights=settings.data.weights,
-        items=items,
-        users=users,
-        query=query,
+        items=files.items,
+        users=files.users,
+        query=files.query,
     )
 
 
