@@ -30,7 +30,7 @@ from steerec.heads.windows import Batch, Track, query_batches, tracks, training_
 N_SCALES = 8  # time lags are described by how near they are to so many scales
 SHORTEST_S, LONGEST_S = 1.0, 3.2e7  # a second to a year
 QUERY_TOKENS = 20_000  # events read at once when many histories are asked with
-LEAST_BATCHES = 30  # steps of an epoch, where the data are few
+LEAST_BATCHES = 60  # steps of an epoch, where the data are few
 SMALL = 50_000  # targets; below, one thread is faster than several
 LEAST_TARGETS = 20  # fewer steps teach a network nothing
 

@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 class TrainingConfig:
     """Settings that all trained heads share."""
 
-    epochs: int = 16  # passes over the events, at most
+    epochs: int = 14  # passes over the events, at most
     learning_rate: float = 2e-3  # at its peak; it warms up, stays, and falls to 0 as a cosine
     matrix_rate: float = 10.0  # learning rate of weight matrices, as a multiple of the others'
-    patience: int = 3  # epochs without a better validation before training ends early
-    validation_users: int = 1_000  # users whose last event is held back to stop by; 0: none
-    batch_tokens: int = 6_400  # events in a batch, fewer where the data would give under 30 batches
+    patience: int = 4  # epochs without a better validation before training ends early
+    validation_users: int = 500  # users whose last event is held back to stop by; 0: none
+    batch_tokens: int = 6_400  # events in a batch, fewer where the data would give under 60 batches
     device: str = "auto"  # cpu, cuda, or auto: cuda where there is one
     threads: int = 0  # CPU threads; 0: one for few events, which more only slow, else all
 
