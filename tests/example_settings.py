@@ -40,7 +40,15 @@ def example_text():
 
 
 def comments(kind):
-    """Field → its comment, or its line under Attributes."""
+    """Field → its comment, or its line under Attributes; of the classes below it too."""
+    found = {}
+    for one in kind.__mro__:
+        if is_dataclass(one) or one is kind:
+            found = {**_own_comments(one), **found}
+    return found
+
+
+def _own_comments(kind):
     source = textwrap.dedent(inspect.getsource(kind))
     lines = source.splitlines()
     found = {}

@@ -81,7 +81,7 @@ def test_the_example_read_back_gives_the_defaults():
 
 
 def test_without_a_file_a_fit_has_its_own_defaults():
-    assert load_settings().fit_config() == FitConfig()
+    assert load_settings().fit_config(("quick",)) == FitConfig()
 
 
 def test_steerec_toml_in_the_working_folder_is_read():

@@ -17,7 +17,7 @@ class GruConfig(NextItemConfig):
 
     length: int = 50  # newest events read
     memory: int = 128  # numbers the network remembers of a history
-    layers: int = 1
+    layers: int = 1  # recurrent layers, one above the other
 
     def __post_init__(self) -> None:
         """Check the ranges."""

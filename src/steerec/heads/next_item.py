@@ -41,7 +41,7 @@ class NextItemConfig(TrainingConfig):
 
     width: int = 64  # length of an item's vector
     length: int = 200  # newest events read
-    dropout: float = 0.2
+    dropout: float = 0.2  # share of numbers left out at random in training
     times: bool = True  # read times where the data has them; false: order only
     text_dims: int = 128  # dimensions kept of the items' text vectors; 0: do without texts
     id_dropout: float = 0.1  # share of items that each step places by their text alone
@@ -371,7 +371,8 @@ class NextItem:
                 f"{cls.name}: {n_targets} steps from one event to a next one, expected at least "
                 f"{LEAST_TARGETS}: give more events"
             )
-        texts = ItemTexts.of(data, config.text_dims)
+        earlier = None if aid.previous is None else aid.previous.texts
+        texts = ItemTexts.of(data, config.text_dims, earlier=earlier)
         course = _enrol(cls, data, of, texts, config, rng)
         if aid.previous is not None and aid.rows is not None:
             go_on_from(course.net, aid.previous.net, aid.rows)

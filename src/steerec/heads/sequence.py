@@ -25,7 +25,7 @@ class SequenceConfig(NextItemConfig):
 
     width: int = 96  # length of an item's vector
     layers: str = "fa"  # one letter a layer: f fading memory, a attention
-    attention_heads: int = 2
+    attention_heads: int = 2  # heads of an attention layer, a divisor of width
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -30,10 +30,15 @@ class TwoTowerConfig(TrainingConfig):
     hidden: int = 128  # numbers in the hidden layer of each MLP
     length: int = 100  # newest events read
     keep: tuple[float, ...] = (0.0, 0.6, 0.9, 0.99)  # weight an event keeps at each later one
-    dropout: float = 0.2
+    dropout: float = 0.2  # share of numbers left out at random in training
     text_dims: int = 128  # dimensions kept of the items' text vectors; 0: do without texts
     # Columns of the items' table to read, where it has them; never one that counts events.
-    attributes: tuple[str, ...] = ("categories", "brand", "price", "year")
+    attributes: tuple[str, ...] = (
+        "categories",
+        "brand",
+        "price",
+        "year",
+    )  # item columns read
     people: tuple[str, ...] = ()  # columns of the users' table to read; empty: all
     bins: int = 5  # ranges that a users' column of numbers is cut into
     least_users: int = 20  # a value that fewer users share is left out
@@ -130,7 +135,8 @@ class Towers(nn.Module):
         self.heard = nn.Linear(k, width, bias=False) if k else None
         self.person = nn.Linear(n_segments, width, bias=False) if n_segments else None
         n_read = len(config.keep) * width * (1 + bool(k)) + width * bool(n_segments)
-        self.body = nn.ModuleDict(
+        # Not called body: Muon on matrices this wide takes longer than all the rest of a step.
+        self.parts = nn.ModuleDict(
             {
                 "direct": nn.Linear(n_read, width),
                 "user": _Mlp(n_read, config.hidden, width, config.dropout),
@@ -149,7 +155,7 @@ class Towers(nn.Module):
 
     def items(self, x_ND: Tensor) -> Tensor:
         """(N, D): the item tower over text, attributes and what behaviour adds."""
-        out: Tensor = x_ND + self.body["item"](x_ND * self.scale)
+        out: Tensor = x_ND + self.parts["item"](x_ND * self.scale)
         return out
 
     def events(self, x_ND: Tensor) -> Tensor:
@@ -196,7 +202,7 @@ class Towers(nn.Module):
         return Shelf(self.items(x), bias, self.events(x), known)
 
     def _tower(self, read_MR: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.body["direct"](read_MR) + self.body["user"](read_MR))
+        out: Tensor = self.norm(self.parts["direct"](read_MR) + self.parts["user"](read_MR))
         return out
 
 
