@@ -45,10 +45,10 @@ def test_hats_of_the_length_sum_to_one(length):
         assert column(NO_HISTORY, History.of([0] * length)) == 0.0  # newcomers' column is theirs
 
 
-def test_five_events_lie_between_three_and_ten():
-    share = (np.log(6) - np.log(4)) / (np.log(11) - np.log(4))  # knots at log(1 + n)
-    assert column("length~10", History.of([0] * 5)) == pytest.approx(share)
-    assert column("length~3", History.of([0] * 5)) == pytest.approx(1 - share)
+def test_seven_events_lie_between_five_and_ten():
+    share = (np.log(8) - np.log(6)) / (np.log(11) - np.log(6))  # knots at log(1 + n)
+    assert column("length~10", History.of([0] * 7)) == pytest.approx(share)
+    assert column("length~5", History.of([0] * 7)) == pytest.approx(1 - share)
 
 
 def test_time_since_the_last_event():

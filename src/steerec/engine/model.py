@@ -33,6 +33,7 @@ from steerec.engine.blend import (
 from steerec.engine.calibrate import Calibration, CalibrationConfig, Sample, fit_calibration
 from steerec.engine.fused import Fused
 from steerec.engine.lessons import Aids, Teacher, trains
+from steerec.engine.newcomers import first_steps, set_users_aside
 from steerec.engine.phi import NO_HISTORY, UNSEEN_ITEM, Phi, PhiConfig
 from steerec.engine.pool import PoolConfig
 from steerec.errors import ConfigError, DataError
@@ -205,8 +206,7 @@ def fit(
     split = hold_out(data, config, after=aids.newest)
     unseen = _pretend_unseen(split.cases, absent, config.blend.unseen_share, rng)
     more = _to_go_on_with(data, split.train, config, withheld=bool(unseen.any()))
-    if unseen.any():
-        split = withhold(split, unseen)
+    split = _for_first_round(split, unseen, resolved_holdout(data, config), rng.spawn(1)[0])
     cases = _sample_cases(split.cases, config.blend.max_cases, rng)
     steps, teacher = 2 * len(config.heads) + 2, Teacher(config.settings, aids, tell)
     seconds = teacher.seconds
@@ -216,7 +216,7 @@ def fit(
     phi = Phi.fit(split.train, config.phi)
     first = _FirstRound(early, phi, repeats, config, unseen, absent)
     calibrations, candidates = _learn_from(cases, first, rng)
-    newcomers = _newcomers(cases, rng.spawn(1)[0])
+    newcomers = _newcomers(split, cases, rng.spawn(1)[0])
     strange = _candidates(newcomers, first, calibrations, rng.spawn(1)[0])
     seconds["calibrate"] = time.perf_counter() - began
     tell("fit the blend", len(config.heads) + 1, steps)
@@ -368,8 +368,19 @@ def _pretend_unseen(
     return none if _has_target(cases, drawn).all() else drawn
 
 
-def _newcomers(cases: Cases, rng: np.random.Generator) -> Cases:
-    """Some of the cases with the history taken away, as from a user never seen."""
+def _for_first_round(
+    split: Split, unseen: NDArray[np.bool_], holdout: str, rng: np.random.Generator
+) -> Split:
+    """The split without the items that count as never seen, and with users who count as new."""
+    if unseen.any():
+        split = withhold(split, unseen)
+    return set_users_aside(split, rng) if holdout == "last" else split
+
+
+def _newcomers(split: Split, cases: Cases, rng: np.random.Generator) -> Cases:
+    """First steps of users never seen; else some of the cases with the history taken away."""
+    if (firsts := first_steps(split)) is not None:
+        return _sample_cases(firsts, MOST_NEWCOMERS, rng)
     some = _sample_cases(cases, MOST_NEWCOMERS, rng)
     return replace(some, stop=some.data.starts[some.user_idx])
 

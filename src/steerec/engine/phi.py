@@ -11,7 +11,7 @@ from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError
 
 DAY_S = 86_400.0
-LENGTHS = (0, 1, 3, 10, 50, 200)  # knots of the history-length hats, in events
+LENGTHS = (0, 1, 2, 5, 10, 20, 50, 200)  # knots of the history-length hats, in events
 NO_HISTORY = "length~0"  # the one column that is on for empty histories only
 UNSEEN_ITEM = (
     "unseen_item"  # a feature of the item: 0 in φ of a request, 1 for items without events

@@ -1,4 +1,8 @@
-"""Trending: popularity in several decay windows, mixed as the latest events show, live."""
+"""Trending: popularity in several windows, mixed as the latest events show, live.
+
+People without history have a mixture of their own, with what others took first: a first step is
+not like a later one.
+"""
 
 import json
 from collections.abc import Sequence
@@ -24,21 +28,24 @@ class TrendingConfig:
 
     half_lives_days: tuple[float, ...] = (1.0, 7.0, 30.0, 365.0)  # one window each, with times
     newest: tuple[int, ...] = (1, 5, 20)  # without times: each user's newest n events
+    first: tuple[int, ...] = (1, 5)  # each user's first n events, for people without history
     held_out: float = 0.1  # newest share of the events that decides how the windows mix
     rounds: int = 50  # EM rounds for the mixture
 
     def __post_init__(self) -> None:
         if not self.half_lives_days or min(self.half_lives_days) <= 0:
             raise ConfigError(f"trending: half_lives_days={self.half_lives_days}, expected > 0")
-        if not self.newest or min(self.newest) < 1:
-            raise ConfigError(f"trending: newest={self.newest}, expected at least 1 each")
+        if not self.newest or min((*self.newest, *self.first)) < 1:
+            raise ConfigError(
+                f"trending: newest={self.newest}, first={self.first}, expected at least 1 each"
+            )
         if not 0 < self.held_out < 1 or self.rounds < 1:
             raise ConfigError("trending: expected 0 < held_out < 1 and rounds of at least 1")
 
 
 @dataclass
 class Trending(HistoryHead):
-    """Scores an item by its share of events in a mixture of windows; the same for all users.
+    """Scores an item by its share in a mixture of windows, alike for all users with a history.
 
     A window's counts are kept as if all events were counted at `clock`: an event at time t adds
     2^((t - clock) / half-life), so nothing has to be aged when time goes on.
@@ -46,6 +53,8 @@ class Trending(HistoryHead):
     Attributes:
         counts: (n_windows, n_items) float64; the last window counts all events alike.
         mix: (n_windows,) float64, sums to 1.
+        firsts: (n_first, n_items) float64, of each user's first n events.
+        first_mix: (n_windows + n_first,) float64, sums to 1, for people without history.
         clock: Unix seconds the counts refer to, NaN where the data has no times.
     """
 
@@ -53,6 +62,8 @@ class Trending(HistoryHead):
     config: TrendingConfig
     counts: NDArray[np.float64]
     mix: NDArray[np.float64]
+    firsts: NDArray[np.float64]
+    first_mix: NDArray[np.float64]
     clock: float
 
     @property
@@ -79,12 +90,15 @@ class Trending(HistoryHead):
             counts = _placed(data, np.ones(data.n_events, bool), from_end, config)
         late &= data.weight > 0
         mix = _mixture(past, np.bincount(data.item_idx[late], minlength=data.n_items), config)
-        return cls(config, counts, mix, clock)
+        firsts = _firsts(data, np.ones(data.n_events, bool), config)
+        return cls(config, counts, mix, firsts, _first_mixture(data, mix, config), clock)
 
     def observe(self, state: History, event: History) -> None:
         """See Head: the event counts in every window."""
         liked = (event.weight > 0) & (event.item_idx >= 0) & (event.item_idx < self.n_items)
         items, times = event.item_idx[liked], event.time[liked]
+        for row, n in zip(self.firsts, self.config.first, strict=True):
+            row += np.bincount(items, minlength=self.n_items) * (len(state) < n)
         if np.isnan(self.clock):
             self.counts += np.bincount(items, minlength=self.n_items)
             return
@@ -103,11 +117,15 @@ class Trending(HistoryHead):
 
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: log of the item's share; NaN for items without any event."""
-        picked = self.counts if items is None else self.counts[:, items]
-        share = self.mix @ (picked / np.maximum(self.counts.sum(axis=1), 1e-300)[:, None])
-        with np.errstate(divide="ignore"):
-            row = np.where(share > 0, np.log(share), np.nan).astype(np.float32)
-        return np.tile(row, (len(states), 1))
+        new = np.array([len(state) == 0 for state in states])
+        n = self.n_items if items is None else len(items)
+        scores = np.empty((len(states), n), np.float32)
+        if not new.all():
+            scores[~new] = _log_share(self.counts, self.mix, items)
+        if new.any():
+            both = np.concatenate([self.counts, self.firsts])
+            scores[new] = _log_share(both, self.first_mix, items)
+        return scores
 
     def save(self, folder: Path) -> None:
         """See Head."""
@@ -116,18 +134,68 @@ class Trending(HistoryHead):
             "clock": None if np.isnan(self.clock) else self.clock,
         }
         (folder / "config.json").write_text(json.dumps(about))
-        np.savez(folder / "counts.npz", counts=self.counts, mix=self.mix)
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        np.savez(folder / "counts.npz", **arrays)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """See Head."""
         about: dict[str, Any] = json.loads((folder / "config.json").read_text())
-        for name in ("half_lives_days", "newest"):
+        for name in ("half_lives_days", "newest", "first"):
             about["config"][name] = tuple(about["config"][name])
         with np.load(folder / "counts.npz", allow_pickle=False) as stored:
-            counts, mix = stored["counts"], stored["mix"]
+            arrays = {name: stored[name] for name in _ARRAYS}
         clock = float("nan") if about["clock"] is None else float(about["clock"])
-        return cls(TrendingConfig(**about["config"]), counts, mix, clock)
+        return cls(config=TrendingConfig(**about["config"]), clock=clock, **arrays)
+
+
+_ARRAYS = ("counts", "mix", "firsts", "first_mix")
+
+
+def _log_share(
+    counts: NDArray[np.float64], mix: NDArray[np.float64], items: Indices | None
+) -> Floats:
+    """(n,) float32 log of each item's share in the mixture of the windows, NaN where it is 0."""
+    picked = counts if items is None else counts[:, items]
+    share = mix @ (picked / np.maximum(counts.sum(axis=1), 1e-300)[:, None])
+    with np.errstate(divide="ignore"):
+        return np.where(share > 0, np.log(share), np.nan).astype(np.float32)
+
+
+def _firsts(data: Dataset, keep: NDArray[np.bool_], config: TrendingConfig) -> NDArray[np.float64]:
+    """(n_first, n_items): each user's first n events, of those to keep."""
+    keep = keep & (data.weight > 0)
+    place = np.arange(data.n_events) - data.starts[data.user_idx]
+    rows = [
+        np.bincount(data.item_idx[keep & (place < n)], minlength=data.n_items) for n in config.first
+    ]
+    return np.array(rows, np.float64).reshape(len(rows), data.n_items)
+
+
+def _first_mixture(
+    data: Dataset, mix: NDArray[np.float64], config: TrendingConfig
+) -> NDArray[np.float64]:
+    """(n_windows + n_first,) weights that best foretell first events of users not counted.
+
+    With times those who came last, else every second user; `mix` where nobody is left to count.
+    """
+    first = data.starts[:-1][np.diff(data.starts) > 0]
+    if data.has_times:
+        cut = float(np.quantile(data.time, 1 - config.held_out))
+        early = data.time <= cut
+        past = _timed(data, early, cut, config)
+        told = first[data.time[first] > cut]
+    else:
+        early = data.user_idx % 2 == 0
+        from_end = data.starts[data.user_idx + 1] - 1 - np.arange(data.n_events)
+        past = _placed(data, early, from_end, config)
+        told = first[data.user_idx[first] % 2 == 1]
+    told = told[data.weight[told] > 0]
+    both = np.concatenate([past, _firsts(data, early, config)])
+    late = np.bincount(data.item_idx[told], minlength=data.n_items)
+    if not (late * both.sum(axis=0)).any():
+        return np.concatenate([mix, np.zeros(len(config.first))])
+    return _mixture(both, late, config)
 
 
 def _timed(

@@ -1,0 +1,57 @@
+"""People without a past: users whom no head learns from, foretold step by step from their start."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from steerec.data.split import Cases, Split, single_targets
+
+STEPS = (0, 1, 2, 3, 5, 8, 12)  # events after which a user set aside is foretold
+SHORT = max(STEPS)  # histories up to this length are short
+ENOUGH = 0.2  # share of the cases that are short, from which nobody need be set aside
+MOST_USERS = 150  # set aside,
+MOST_SHARE = 0.1  # but no more than this share of them
+LEAST_FIRST = 30  # first steps from which the weights of newcomers can be fitted
+
+
+def set_users_aside(split: Split, rng: np.random.Generator) -> Split:
+    """Let some users leave training whole and be foretold from their start, if histories are long.
+
+    So θ and the calibrations see short histories too. A long history cut short would not do: its
+    target is what comes late in a life, and a first step is not like that. Heads that train by
+    epochs may never learn from these users (`_to_go_on_with` in model.py), so they are few.
+    """
+    cases, train = split.cases, split.train
+    if np.mean(cases.lengths() <= SHORT) >= ENOUGH:
+        return split
+    active = np.flatnonzero(np.diff(train.starts) > SHORT)
+    n_users = min(MOST_USERS, int(MOST_SHARE * len(active)))
+    aside = np.zeros(train.n_users, bool)
+    aside[rng.choice(active, n_users, replace=False)] = True
+    rest = train.take(~aside[train.user_idx])
+    known = np.bincount(rest.item_idx, minlength=rest.n_items) > 0
+    positions = (cases.data.starts[:-1][aside][:, None] + np.array(STEPS)).ravel()
+    positions = positions[known[cases.data.item_idx[positions]]]
+    return Split(rest, joined(cases, single_targets(cases.data, positions)))
+
+
+def first_steps(split: Split) -> Cases | None:
+    """The first event of each user whom training does not know; None if there are too few."""
+    data, train = split.cases.data, split.train
+    new = (np.diff(train.starts) == 0) & (np.diff(data.starts) > 0)
+    known = np.bincount(train.item_idx, minlength=train.n_items) > 0
+    positions = data.starts[:-1][new]
+    positions = positions[known[data.item_idx[positions]]]
+    return single_targets(data, positions) if len(positions) >= LEAST_FIRST else None
+
+
+def joined(one: Cases, other: Cases) -> Cases:
+    """The cases of both, which are of the same data."""
+    return replace(
+        one,
+        user_idx=np.concatenate([one.user_idx, other.user_idx]),
+        stop=np.concatenate([one.stop, other.stop]),
+        targets=np.concatenate([one.targets, other.targets]),
+        offsets=np.concatenate([one.offsets, one.offsets[-1] + other.offsets[1:]]),
+        now=np.concatenate([one.now, other.now]),
+    )

@@ -1,0 +1,97 @@
+"""Users set aside whole stand for newcomers: nothing is learnt of them, their start is foretold."""
+
+import numpy as np
+import polars as pl
+
+from steerec.data.dataset import build_dataset
+from steerec.data.split import Split, leave_last_out
+from steerec.engine.newcomers import (
+    LEAST_FIRST,
+    MOST_SHARE,
+    SHORT,
+    STEPS,
+    first_steps,
+    joined,
+    set_users_aside,
+)
+from steerec.heads.trending import Trending, TrendingConfig
+
+
+def people(n_users, n_events, *, n_items=40, first=None, seed=0):
+    """Users with `n_events` events each at random; the first one at `first` where given."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        (f"u{u:03d}", f"i{first if first is not None and e == 0 else rng.integers(n_items)}")
+        for u in range(n_users)
+        for e in range(n_events)
+    ]
+    return build_dataset(pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row"))
+
+
+def aside(data, seed=0):
+    return set_users_aside(leave_last_out(data), np.random.default_rng(seed))
+
+
+def test_nothing_is_learnt_from_users_set_aside_and_their_first_steps_are_cases():
+    data = people(100, 25)
+    split = aside(data)
+    gone = np.flatnonzero(np.diff(split.train.starts) == 0)
+    assert len(gone) == MOST_SHARE * 100
+    short = split.cases.take(np.flatnonzero(split.cases.lengths() <= SHORT))
+    assert set(short.user_idx.tolist()) == set(gone.tolist())
+    assert sorted(short.lengths().tolist()) == sorted(list(STEPS) * len(gone))
+    for case in range(len(short)):
+        events = data.history(int(short.user_idx[case])).item_idx
+        step = len(short.history(case))
+        assert short.targets[short.offsets[case]] == events[step]
+        np.testing.assert_array_equal(short.history(case).item_idx, events[:step])
+    assert len(split.cases) == 100 + len(short)  # nobody's last event is lost
+
+
+def test_where_short_histories_are_common_nobody_is_set_aside():
+    split = leave_last_out(people(100, 6))
+    assert set_users_aside(split, np.random.default_rng(0)) is split
+
+
+def test_targets_that_only_users_set_aside_took_are_no_cases():
+    data = people(60, 25, n_items=4_000)
+    split = aside(data)
+    known = set(split.train.item_idx.tolist())
+    short = split.cases.take(np.flatnonzero(split.cases.lengths() <= SHORT))
+    assert len(short) < MOST_SHARE * 60 * len(STEPS)
+    assert set(short.targets.tolist()) <= known
+
+
+def test_first_steps_are_those_of_users_whom_training_does_not_know():
+    data = people(2 * LEAST_FIRST, 12)
+    train = data.take(data.user_idx >= LEAST_FIRST)
+    split = Split(train, leave_last_out(data).cases)
+    firsts = first_steps(split)
+    assert firsts.user_idx.tolist() == list(range(LEAST_FIRST))
+    assert firsts.lengths().tolist() == [0] * LEAST_FIRST
+    np.testing.assert_array_equal(firsts.targets, data.item_idx[data.starts[:LEAST_FIRST]])
+    assert first_steps(leave_last_out(data)) is None
+
+
+def test_joined_cases_keep_their_own_targets():
+    cases = leave_last_out(people(10, 8)).cases
+    one, other = cases.take(np.array([3, 1])), cases.take(np.array([7]))
+    both = joined(one, other)
+    assert both.user_idx.tolist() == [3, 1, 7]
+    assert both.targets.tolist() == [*one.targets, *other.targets]
+    assert both.offsets.tolist() == [0, 1, 2, 3]
+
+
+def test_people_without_history_are_shown_what_others_took_first():
+    data = people(200, 20, first=7)
+    head = Trending.fit(data, TrendingConfig(), np.random.default_rng(0))
+    nobody = data.history(0).slice(0, 0)
+    new, old = head.score([nobody, data.history(0)], None, np.full(2, np.nan))
+    assert data.item_ids[new.argmax()] == "i7"
+    assert np.exp(new.max()) > 0.9
+    assert np.exp(old).max() < 0.3
+    counted = head.firsts.copy()
+    head.observe(nobody, data.history(0).slice(0, 1))
+    assert (head.firsts - counted).sum() == len(head.config.first)
+    head.observe(data.history(0), data.history(0).slice(0, 1))
+    assert (head.firsts - counted).sum() == len(head.config.first)
