@@ -10,7 +10,8 @@ from steerec.engine.blend import BlendConfig
 from steerec.engine.lessons import Aids, Teacher, going_on_from
 from steerec.engine.model import FitConfig, fit, hold_out
 from steerec.errors import DataError
-from steerec.heads.contract import HistoryHead
+from steerec.heads.contract import HistoryHead, Lesson
+from steerec.heads.gru import Gru, GruConfig
 from worlds import shop
 
 WITNESS = "test_warm_start:Witness"
@@ -85,6 +86,21 @@ def test_a_head_goes_on_from_the_earlier_one_for_a_share_of_the_epochs():
     assert found.lesson.rows[5] == -1  # withheld, so what was learnt of it must stay unknown
     assert found.lesson.rows[6] == before.data.item_index[data().item_ids[6]]
     assert set(aids.heads) == {WITNESS}
+
+
+def test_a_network_keeps_the_directions_of_texts_that_it_learnt_in():
+    few = shop(n_users=30, n_items=48, events_each=10).data
+    brief, rng = (
+        GruConfig(epochs=1, width=16, memory=16, length=8, threads=1),
+        np.random.default_rng,
+    )
+    before = Gru.fit(few, brief, rng(0))
+    other = few.with_vectors(few.vectors[::-1] ** 3)  # as if the catalogue had changed
+    lesson = Lesson(previous=before, rows=np.arange(few.n_items, dtype=np.int32))
+    after = Gru.fit(other, brief, rng(0), lesson)
+    assert after.texts.whitening is before.texts.whitening
+    expected = before.texts.whitening.transform(other.vectors)
+    np.testing.assert_array_equal(after.texts.vectors, expected)
 
 
 def test_held_out_cases_all_come_after_and_learning_all_before():

@@ -25,11 +25,19 @@ class ItemTexts:
     vectors: Floats
 
     @classmethod
-    def of(cls, data: Dataset, dims: int) -> "ItemTexts":
-        """Whiten the vectors of the data's items, if they have any that differ."""
+    def of(cls, data: Dataset, dims: int, *, earlier: "ItemTexts | None" = None) -> "ItemTexts":
+        """Whiten the vectors of the data's items, if they have any that differ.
+
+        Args:
+            earlier: of a head that is gone on from: its directions are kept where they fit, since
+                its weights mean nothing in others.
+        """
         nothing = cls(None, np.zeros((data.n_items, 0), np.float32))
         if data.vectors is None or dims == 0:
             return nothing
+        old = None if earlier is None else earlier.whitening
+        if old is not None and len(old.mean) == data.vectors.shape[1] and old.dim <= dims:
+            return cls(old, old.transform(data.vectors))
         try:
             whitening = Whitening.fit(data.vectors, dim=dims, shrink=0.0)
         except DataError:  # fewer than two items with a text: nothing sets them apart
