@@ -1,5 +1,6 @@
 """The verbs that learn: train and evaluate."""
 
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from steerec.config import Settings
     from steerec.data.tables import Tables
+    from steerec.engine.lessons import Aids
     from steerec.engine.model import FitConfig, Model
     from steerec.engine.texts import ItemVectors
     from steerec.evaluation.protocols import Task
@@ -39,7 +41,8 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog="Examples:\n\n"
         "steerec train --data dataset/ --out snapshot/\n\n"
-        "steerec train --data ml-1m --heads ease,transitions,trending --out snapshot/"
+        "steerec train --data ml-1m --heads ease,transitions,trending --out snapshot/\n\n"
+        "steerec train --data dataset/ --from snapshot/ --out snapshot/"
     )(options.spread(train))
     app.command(
         epilog="Examples:\n\n"
@@ -54,27 +57,39 @@ def train(
     data: options.Data,
     files: options.Files,
     learning: options.Learning,
+    training: options.Training,
     out: Annotated[Path, typer.Option("--out", help="Folder of the snapshot.")] = Path("snapshot"),
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="SNAPSHOT",
+            help="Go on from the trained heads of an earlier snapshot, for the nightly refit.",
+        ),
+    ] = None,
     config: options.Config = None,
     *,
     json: options.AsJson = False,
 ) -> None:
-    """Read, clean, encode, fit all heads and their blend, and write a snapshot."""
+    """Read, clean, encode, fit all heads and their blend, and write a snapshot.
+
+    The same command goes on where a killed one stopped.
+    """
     import numpy as np
 
-    from steerec.engine.snapshot import save_snapshot
     from steerec.engine.texts import with_vectors
 
     settings = options.settings_of(config, encoder=learning.encoder)
-    fit_config = settings.fit_config(options.names(learning.heads))
+    fit_config = _trained_as_told(settings.fit_config(options.names(learning.heads)), training)
+    aids = _aids(from_, fit_config, out)
     source = options.source_of(settings, data, files)
     came = take_in_showing(source, settings.clean, now=time.time())
     if not json:
         print_intake(came)
     vectors = encode_showing(came.data.items, settings)
     rng = np.random.default_rng(learning.seed)
-    model = fit_showing(with_vectors(came.data, vectors), fit_config, rng)
-    save_snapshot(model, out, now=time.time())
+    model = fit_showing(with_vectors(came.data, vectors), fit_config, rng, aids=aids)
+    _save(model, out, aids)
     if json:
         typer.echo(show.as_json(_trained(model, vectors, out)))
         return
@@ -86,6 +101,7 @@ def evaluate(
     data: options.Data,
     files: options.Files,
     learning: options.Learning,
+    training: options.Training,
     protocol: Annotated[Protocol, typer.Option(help="How to measure; see docs/evaluation.")],
     track: Annotated[
         str | None,
@@ -105,7 +121,7 @@ def evaluate(
     """Measure the blend, every head and popularity on held-out events, with intervals."""
     settings = options.settings_of(config, encoder=learning.encoder)
     check_track(protocol, track)
-    fit_config = settings.fit_config(options.names(learning.heads))
+    fit_config = _trained_as_told(settings.fit_config(options.names(learning.heads)), training)
     source = options.source_of(settings, data, files)
     tables = _tables(source, settings, clean=clean)
     # The published counts of a known set hold for its rows as they are.
@@ -150,12 +166,40 @@ def encode_showing(items: "pl.DataFrame", settings: "Settings") -> "ItemVectors"
         raise EncoderError(f"{e}; or do without a model: --encoder hashing") from e
 
 
-def fit_showing(data: Any, config: "FitConfig", rng: "np.random.Generator") -> "Model":
+def _trained_as_told(config: "FitConfig", training: options.Training) -> "FitConfig":
+    from steerec.engine.lessons import with_training
+
+    return with_training(config, epochs=training.epochs, device=training.device)
+
+
+def _aids(earlier: Path | None, config: "FitConfig", out: Path) -> "Aids":
+    """Where a fit keeps its place, beside its snapshot, and what it goes on from."""
+    from steerec.engine.lessons import Aids, going_on_from
+    from steerec.engine.snapshot import load_snapshot
+
+    checkpoints = out.absolute().with_name(f".{out.absolute().name}.training")
+    if earlier is None:
+        return Aids(checkpoints)
+    return going_on_from(load_snapshot(earlier), share=config.refit_share, checkpoints=checkpoints)
+
+
+def _save(model: "Model", out: Path, aids: "Aids") -> None:
+    """Write the snapshot; what was kept to make it is not needed any more."""
+    from steerec.engine.snapshot import save_snapshot
+
+    save_snapshot(model, out, now=time.time())
+    if aids.checkpoints is not None:
+        shutil.rmtree(aids.checkpoints, ignore_errors=True)
+
+
+def fit_showing(
+    data: Any, config: "FitConfig", rng: "np.random.Generator", *, aids: "Aids | None" = None
+) -> "Model":
     """Fit with a bar."""
     from steerec.engine.model import fit
 
     with show.progress() as step:
-        return fit(data, config, rng, progress=step)
+        return fit(data, config, rng, progress=step, aids=aids)
 
 
 def measure(

@@ -76,6 +76,22 @@ Heads = Annotated[
         help="Only these heads; quick: those fitted in seconds, trained: those trained by epochs.",
     ),
 ]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel=_HOW,
+        min=1,
+        help="Most passes over the events, for heads that train by epochs.",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_HOW,
+        metavar="auto|cpu|cuda",
+        help="Where heads that train by epochs do so; auto: a GPU where there is one.",
+    ),
+]
 Seed = Annotated[int, typer.Option(rich_help_panel=_HOW, min=0, help="Seed of all chance.")]
 AsJson = Annotated[
     bool, typer.Option("--json", rich_help_panel=_OUT, help="Print JSON for machines.")
@@ -106,6 +122,14 @@ class Learning:
     encoder: Encoder = None
     heads: Heads = ""
     seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How heads train that do so by epochs."""
+
+    epochs: Epochs = None
+    device: Device = None
 
 
 def spread(verb: Callable[..., None]) -> Callable[..., None]:

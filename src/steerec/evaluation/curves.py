@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from steerec.evaluation import page
 from steerec.evaluation.page import Html
@@ -37,7 +38,7 @@ def learning_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[H
     for axes, words in ((left, "training loss"), (right, "NDCG@10 on held-back events")):
         axes.set_xlabel("epoch")
         axes.set_ylabel(words)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     page.legend(left)
     rows = [_row(name, entries) for name, entries in shown.items()]
     alt = "; ".join(f"{row[0]} {row[1]} epochs, last loss {row[2]}" for row in rows)
