@@ -27,6 +27,7 @@ HOMES = {
     **dict.fromkeys(("torch", "sentence_transformers", "transformers"), ("encoders", "heads")),
     "matplotlib": ("evaluation",),
     "alembic": ("store",),
+    "optuna": ("engine",),
 }
 SLOW = {"torch", "sentence_transformers", "transformers"}  # only inside functions, but for
 NETWORKS = {  # modules of trained heads, which the tables load by name when they are asked for

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from steerec.cli import ask, demo, intake, learn
+from steerec.cli import ask, demo, intake, learn, search
 from steerec.errors import SteerecError
 from steerec.version import __version__
 
@@ -67,6 +67,7 @@ def _root(
 demo.register(app)
 intake.register(app)
 learn.register(app)
+search.register(app)
 ask.register(app)
 
 
