@@ -1,6 +1,5 @@
 """The command line: thin verbs over the library. Heavy imports wait until a verb runs."""
 
-import os
 import sys
 from typing import Annotated, Any
 
@@ -8,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from steerec.cli import ask, demo, intake, learn, search
+from steerec.cli.threads import sleep_while_waiting
 from steerec.errors import SteerecError
 from steerec.version import __version__
 
@@ -73,7 +73,5 @@ ask.register(app)
 
 def main() -> None:
     """Run the command line."""
-    # Read when PyTorch is loaded: its threads then sleep while they wait, and where other
-    # programs share the cores, encoding takes a half of the time.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sleep_while_waiting()
     app()

@@ -63,7 +63,7 @@ def demo(
 ) -> None:
     """Import, clean, encode, learn, compare with popularity, recommend: the whole way at once."""
     began = time.perf_counter()
-    settings = options.settings_of(config, encoder=learning.encoder)
+    settings = options.settings_of(config, encoder=learning.encoder, threads=learning.threads)
     fit_config = lighter(settings.fit_config(options.names(learning.heads or "quick")))
     what = "the built-in sample shop" if data == "sample" else data
     _step(1, f"Read and clean {what}")

@@ -79,7 +79,7 @@ def train(
 
     from steerec.engine.texts import with_vectors
 
-    settings = options.settings_of(config, encoder=learning.encoder)
+    settings = options.settings_of(config, encoder=learning.encoder, threads=learning.threads)
     fit_config = _trained_as_told(settings.fit_config(options.names(learning.heads)), training)
     aids = _aids(from_, fit_config, out)
     source = options.source_of(settings, data, files)
@@ -119,7 +119,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Measure the blend, every head and popularity on held-out events, with intervals."""
-    settings = options.settings_of(config, encoder=learning.encoder)
+    settings = options.settings_of(config, encoder=learning.encoder, threads=learning.threads)
     check_track(protocol, track)
     fit_config = _trained_as_told(settings.fit_config(options.names(learning.heads)), training)
     source = options.source_of(settings, data, files)

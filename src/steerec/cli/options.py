@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from steerec.cli.threads import limited
+
 if TYPE_CHECKING:
     from steerec.config import Settings
     from steerec.engine.intake import Source
@@ -93,6 +95,24 @@ Device = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(rich_help_panel=_HOW, min=0, help="Seed of all chance.")]
+
+
+def _limit(context: typer.Context, n: int | None) -> int | None:
+    if n is not None and not context.resilient_parsing:
+        context.with_resource(limited(n))
+    return n
+
+
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel=_HOW,
+        min=1,
+        callback=_limit,
+        help="Threads that compute; if not given, one for each core this process may use. "
+        "1 is best where other programs keep the cores busy.",
+    ),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", rich_help_panel=_OUT, help="Print JSON for machines.")
 ]
@@ -122,6 +142,7 @@ class Learning:
     encoder: Encoder = None
     heads: Heads = ""
     seed: Seed = 0
+    threads: Threads = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,14 +188,20 @@ def _options(group: type) -> list[tuple[str, Any, Any]]:
     ]
 
 
-def settings_of(config: Path | None, *, encoder: str | None = None) -> "Settings":
-    """Settings from file and environment, with the encoder of the command line."""
+def settings_of(
+    config: Path | None, *, encoder: str | None = None, threads: int | None = None
+) -> "Settings":
+    """Settings from file and environment, with what the command line says."""
     from steerec.config import load_settings
 
     settings = load_settings(config)
-    if encoder is None:
-        return settings
-    return replace(settings, encoder=replace(settings.encoder, encoder=encoder))
+    if encoder is not None:
+        settings = replace(settings, encoder=replace(settings.encoder, encoder=encoder))
+    if threads is not None:  # these two count threads of their own
+        texts = replace(settings.encoder, threads=settings.encoder.threads or threads)
+        als = {"threads": threads, **settings.heads.get("als", {})}
+        settings = replace(settings, encoder=texts, heads={**settings.heads, "als": als})
+    return settings
 
 
 def source_of(settings: "Settings", data: str, files: Files) -> "Source":
