@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import polars as pl
 import pytest
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
@@ -13,6 +14,7 @@ from steerec.cli import app
 from steerec.data.sample import sample_shop, write_csv
 from steerec.engine.lessons import with_training
 from steerec.engine.model import FitConfig
+from steerec.engine.snapshot import load_snapshot
 from steerec.errors import ConfigError
 
 SETTINGS = """
@@ -69,6 +71,23 @@ def test_the_same_command_after_a_kill_ends_as_if_it_had_never_been_killed(place
     cut, whole = (load_file(place / out / "heads/gru/gru.safetensors") for out in ("cut", "whole"))
     assert set(cut) == set(whole)
     assert all((cut[name] == whole[name]).all() for name in whole)
+
+
+def test_from_goes_on_from_a_snapshot_where_enough_came_after_it(place):
+    events = sample_shop(n_items=190, n_users=60, n_events=1_500, dirty=False).events
+    early = events.filter(pl.col("timestamp") <= events["timestamp"].sort()[900])
+    for rows, name in ((early, "early.csv"), (events, "all.csv")):
+        rows.write_csv(place / name)
+    words = ["train", "--encoder", "none", "--epochs", "1", "--out", "model", "--data"]
+    assert CliRunner().invoke(app, [*words, "early.csv"]).exit_code == 0
+    first = load_snapshot(place / "model")
+    gone_on = CliRunner().invoke(app, [*words, "all.csv", "--from", "model"])
+    assert gone_on.exit_code == 0, gone_on.output
+    assert load_snapshot(place / "model").data.n_events > first.data.n_events
+    again = CliRunner().invoke(app, [*words, "all.csv", "--from", "model"])
+    assert again.exit_code == 1
+    assert "0 events after the earlier snapshot's newest" in again.output
+    assert "fit without --from" in again.output
 
 
 def test_epochs_and_device_reach_the_heads_that_train_and_no_others():
