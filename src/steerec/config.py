@@ -104,7 +104,7 @@ class FitSettings:
         refit_share: share of the epochs for which they continue.
     """
 
-    heads: tuple[str, ...] = ("quick", "sequence", "gru")
+    heads: tuple[str, ...] = ("quick", "sequence")
     holdout: str = "auto"
     holdout_quantile: float = 0.9
     repeats: bool | None = None

@@ -23,7 +23,6 @@ SHORTEST_TIME_S = 60.0  # half-life of the quickest kernel over time, before tra
 class SequenceConfig(NextItemConfig):
     """Settings of `Sequence`."""
 
-    width: int = 96  # length of an item's vector
     layers: str = "fa"  # one letter a layer: f fading memory, a attention
     attention_heads: int = 2  # heads of an attention layer, a divisor of width
 

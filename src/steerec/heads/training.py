@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class TrainingConfig:
     """Settings that all trained heads share."""
 
-    epochs: int = 14  # passes over the events, at most
+    epochs: int = 16  # passes over the events, at most
     learning_rate: float = 2e-3  # at its peak; it warms up, stays, and falls to 0 as a cosine
     matrix_rate: float = 10.0  # learning rate of weight matrices, as a multiple of the others'
     patience: int = 4  # epochs without a better validation before training ends early
