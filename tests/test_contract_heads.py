@@ -24,7 +24,7 @@ FLOORS = {
     "content": 0.16,
     "sequence": 0.40,
     "gru": 0.35,
-    "two_tower": 0.30,
+    "two_tower": 0.40,
     "demographic": 0.16,
     "social": 0.16,
 }
@@ -35,7 +35,8 @@ AND_PERSON = {*BY_PERSON, "two_tower"}  # these read who the user is, too
 BRIEF = {
     "sequence": {"epochs": 8, "length": 30},
     "gru": {"epochs": 8, "length": 20},
-    "two_tower": {"epochs": 8, "length": 30, "rerank": 20, "hard": 10},
+    "two_tower": {"epochs": 5, "length": 20, "hidden": 32, "keep": (0.0, 0.8), "hard": 8}
+    | {"rerank": 20, "learning_rate": 5e-3},
 }
 
 every_head = pytest.mark.parametrize("name", HEADS)

@@ -19,8 +19,9 @@ from steerec.heads.towers import Shortlist, Towers, fading
 from steerec.heads.two_tower import TwoTower, TwoTowerConfig
 from worlds import CLUSTERS, hold_out, shop
 
-BRIEF = TwoTowerConfig(epochs=6, length=20, rerank=12, hard=8)
-SHORT = TwoTowerConfig(epochs=1, length=8, rerank=12, hard=8)
+SMALL = TwoTowerConfig(hidden=32, keep=(0.0, 0.8), learning_rate=5e-3, rerank=12, hard=8)
+BRIEF = replace(SMALL, epochs=5, length=20)
+SHORT = replace(SMALL, epochs=1, length=8)
 RNG = np.random.default_rng
 
 
@@ -67,7 +68,7 @@ def slowly(head, history):
         delta = net["inputs.delta"][i] * seen[i]
         x = net["inputs.to_width.weight"] @ content[i]
         x = x + delta * min(1.0, 4.0 / max(np.linalg.norm(delta), 1e-9))
-        v.append(x + mlp("body.item", x * scale))
+        v.append(x + mlp("parts.item", x * scale))
         events.append(np.concatenate([x, net["heard.weight"] @ content[i]]) * scale)
         bias.append(net["inputs.bias"][i] if seen[i] else net["inputs.cold_bias"])
     newest = history.item_idx[-config.length :]
@@ -80,7 +81,7 @@ def slowly(head, history):
     for segment in head.segments.of(world().data.users.row(history.user_idx, named=True)):
         told[segment] = 1
     read = np.concatenate([*means, net["person.weight"] @ (told / np.sqrt(told.sum()))])
-    u = net["body.direct.weight"] @ read + net["body.direct.bias"] + mlp("body.user", read)
+    u = net["parts.direct.weight"] @ read + net["parts.direct.bias"] + mlp("parts.user", read)
     u = (u - u.mean()) / np.sqrt(u.var() + 1e-5) * net["norm.weight"] + net["norm.bias"]
     first = np.array([u @ v[i] + bias[i] for i in range(head.n_items)])
     order = np.argsort(-first)
