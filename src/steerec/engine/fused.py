@@ -124,11 +124,12 @@ class Fused:
 
     def search(self, history: History, n: int, allowed: NDArray[np.bool_]) -> Indices:
         """At most `n` of the allowed items, best first; exact."""
-        scores = np.where(allowed, self.scores([history])[0], -np.inf)
         n = min(n, int(np.count_nonzero(allowed)))
         if n == 0:
             return np.empty(0, np.int32)
-        found = np.argpartition(-scores, n - 1)[:n]
+        scores = self.scores([history])[0]
+        scores[~allowed] = -np.inf
+        found = np.argpartition(scores, len(scores) - n)[len(scores) - n :]
         return found[np.lexsort((found, -scores[found]))].astype(np.int32)
 
     def with_items(self, vectors: Floats) -> Self:

@@ -41,13 +41,12 @@ class PoolConfig:
         "autoregressive",
         "ease",
         "item_knn",
-        "user_knn",
         "content",
     )
     per_head: int = 100  # candidates each of these heads brings in, at most
     top: int = 200  # items of the final pool: the best of the blend,
     top_head: int = 5  # and the best of each head
-    fused: FusedConfig = field(default_factory=FusedConfig)
+    fused: FusedConfig = field(default_factory=FusedConfig)  # settings of the fused matrix
 
     def __post_init__(self) -> None:
         if min(self.full_catalogue, self.per_head, self.pool_limit, self.top) < 1:
@@ -88,12 +87,12 @@ class Pool:
         retrieved = self.panel.retrieve(asked, self.config.per_head, now).values()
         turns = chain.from_iterable(zip_longest(*(found.tolist() for found in retrieved)))
         brought = [i for i in turns if i is not None and allowed[i]]
-        popular = self.popular[allowed[self.popular]]
-        newest = self.newest[allowed[self.newest]]
         fresh, sure = self.config.fresh, self.config.from_fused
-        chosen = dict.fromkeys([*popular[:fresh].tolist(), *newest[:fresh].tolist()])
+        chosen = dict.fromkeys(_first(self.popular, allowed, fresh))
+        chosen |= dict.fromkeys(_first(self.newest, allowed, fresh))
         chosen |= dict.fromkeys([*fused[:sure], *brought, *fused[sure:]])
-        chosen |= dict.fromkeys(popular[:limit].tolist())
+        if len(chosen) < limit:
+            chosen |= dict.fromkeys(_first(self.popular, allowed, limit))
         return np.sort(np.array(list(chosen)[:limit], np.int32))
 
     def estimate(
@@ -165,6 +164,16 @@ class Pool:
         since = published(self.panel.model.data)
         known = np.flatnonzero(~np.isnan(since))
         return known[np.argsort(-since[known], kind="stable")].astype(np.int32)
+
+
+def _first(order: Indices, allowed: Allowed, n: int) -> list[int]:
+    """The first `n` of the order that are allowed; its beginning nearly always has them."""
+    for part in (order[: 4 * n], order):
+        found = part[allowed[part]]
+        if len(found) >= n:
+            break
+    first: list[int] = found[:n].tolist()
+    return first
 
 
 def _mark(pool: Allowed, scores: Floats, n: int) -> None:

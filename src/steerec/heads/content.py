@@ -14,8 +14,9 @@ from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead
 from steerec.heads.histories import blank, check_query, decayed, recency_query
+from steerec.heads.lags import DENSE_ITEMS
 from steerec.heads.lexical import Lexical, LexicalConfig, item_texts
-from steerec.heads.linear import column
+from steerec.heads.linear import column, neighbours
 from steerec.heads.whitening import Whitening
 
 
@@ -104,6 +105,12 @@ class Content(HistoryHead):
             self._add_said(row, state, items)
         scores[:, ~(self._known if items is None else self._known[items])] = np.nan
         return scores
+
+    def near(self, state: History) -> Indices | None:
+        """See HistoryHead: in a large catalogue, what shares words with the newest events."""
+        if self.lexical is None or self.n_items <= DENSE_ITEMS or (state.about and state.about.texts):
+            return None
+        return neighbours(state, self.lexical.alike)
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head: each event's share of the score, exact (the score is their sum)."""

@@ -123,10 +123,15 @@ class HistoryHead:
     def observe(self, state: History, event: History) -> None:
         """See Head: nothing is counted live."""
 
+    def near(self, state: History) -> Indices | None:
+        """Items among which `retrieve` looks, rising; None: the whole catalogue."""
+        return None
+
     def retrieve(self, state: History, n: int, now: float) -> Indices:
-        """See Head: the best of the whole catalogue."""
-        scores = self.score([state], None, np.array([now]))[0]
-        return best(scores, n)
+        """See Head: the best of what is near the history, or else of the whole catalogue."""
+        items = self.near(state)
+        found = best(self.score([state], items, np.array([now]))[0], n)
+        return found if items is None else items[found]
 
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head."""

@@ -23,7 +23,7 @@ from steerec.heads.histories import (
     stretches,
     strongest,
 )
-from steerec.heads.linear import ask, column
+from steerec.heads.linear import ask, column, neighbours
 
 BLOCK_ENTRIES = 16_000_000  # most co-occurrence counts held at once; bounds memory in the fit
 
@@ -98,6 +98,10 @@ class ItemKnn(HistoryHead):
         scores = ask(query, self.similarity, items)
         scores[:, ~(self.known if items is None else self.known[items])] = np.nan
         return blank(scores, query)
+
+    def near(self, state: History) -> Indices | None:
+        """See HistoryHead."""
+        return neighbours(state, self.similarity)
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head."""

@@ -6,12 +6,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from scipy import sparse
 
-from steerec.contracts import Floats, Indices
+from steerec.contracts import Floats, History, Indices
 from steerec.heads.histories import Rows
 
 Weights: TypeAlias = Any  # Floats or sparse.csr_matrix; SciPy ships no types
 
 
+NEWEST = 20  # events whose neighbours are looked at; older ones hardly weigh
 LONG = 64  # entries of a row above which it is copied whole sooner than entry by entry
 
 
@@ -50,6 +51,17 @@ def entries(weights: sparse.csr_matrix, rows: Indices) -> tuple[Indices, Floats,
         return columns, np.concatenate([weights.data[cut] for cut in cuts]), sizes
     place = np.repeat(start - (np.cumsum(sizes) - sizes), sizes) + np.arange(total)
     return weights.indices[place], weights.data[place], sizes
+
+
+def neighbours(state: History, weights: Weights) -> Indices | None:
+    """Items that the newest events have a weight for, rising; None where weights are dense."""
+    if not sparse.issparse(weights):
+        return None
+    asked = np.unique(state.item_idx[-NEWEST:])
+    asked = asked[(asked >= 0) & (asked < weights.shape[0])]
+    told = np.zeros(weights.shape[1], bool)
+    told[entries(weights, asked)[0]] = True
+    return np.flatnonzero(told).astype(np.int32)
 
 
 def column(weights: Weights, rows: Indices, item_idx: int) -> Floats:

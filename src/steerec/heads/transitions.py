@@ -15,7 +15,7 @@ from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead
 from steerec.heads.histories import blank, decayed, recency_rows
 from steerec.heads.lags import Steps, Weighing, count_pairs, count_within
-from steerec.heads.linear import Weights, ask, column, load_weights, save_weights
+from steerec.heads.linear import Weights, ask, column, load_weights, neighbours, save_weights
 
 MERGE = 50_000  # live pairs held apart before they are merged into the counts
 
@@ -112,6 +112,14 @@ class Transitions(HistoryHead):
             scores = scores + ask(asked, self._live_counts(), items)
         scores[:, ~(self.known if items is None else self.known[items])] = np.nan
         return blank(scores, query)
+
+    def near(self, state: History) -> Indices | None:
+        """See HistoryHead: what was counted live with the rest."""
+        found = neighbours(state, self.counts)
+        if found is None or not self._live:
+            return found
+        live = neighbours(state, self._live_counts())
+        return found if live is None else np.union1d(found, live)
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head."""
