@@ -203,6 +203,13 @@ def test_every_altered_file_is_named(tmp_path, name):
         Dataset.load(tmp_path)
 
 
+def test_files_of_others_in_the_folder_may_change(tmp_path):
+    (tmp_path / "theirs.parquet").write_bytes(b"one")
+    shop().save(tmp_path)
+    (tmp_path / "theirs.parquet").write_bytes(b"two")
+    same(shop(), Dataset.load(tmp_path))
+
+
 def test_saving_without_vectors_over_some_leaves_none(tmp_path):
     shop().with_vectors(np.eye(3, dtype=np.float32)).save(tmp_path)
     shop().save(tmp_path)

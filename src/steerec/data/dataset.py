@@ -191,16 +191,16 @@ class Dataset:
     def save(self, folder: Path) -> None:
         """Write Parquet and JSON into `folder` (made if missing)."""
         folder.mkdir(parents=True, exist_ok=True)
-        columns = {name: getattr(self, name) for name in _EVENT_COLUMNS}
-        pl.DataFrame(columns).write_parquet(folder / "events.parquet")
-        self.items.write_parquet(folder / "items.parquet")
-        self.users.write_parquet(folder / "users.parquet")
-        for name in _ARRAYS:
-            array, file = getattr(self, name), folder / f"{name}.npy"
-            file.unlink(missing_ok=True)  # of an older save
-            if array is not None:
-                np.save(file, array, allow_pickle=False)
-        files = sorted([*folder.glob("*.parquet"), *folder.glob("*.npy")])
+        events = pl.DataFrame({name: getattr(self, name) for name in _EVENT_COLUMNS})
+        tables = {"events": events, "items": self.items, "users": self.users}
+        for name, table in tables.items():
+            table.write_parquet(folder / f"{name}.parquet")
+        arrays = {n: array for n in _ARRAYS if (array := getattr(self, n)) is not None}
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        for name in set(_ARRAYS) - set(arrays):
+            (folder / f"{name}.npy").unlink(missing_ok=True)  # of an older save
+        files = [f"{name}.parquet" for name in tables] + [f"{name}.npy" for name in arrays]
         about = {
             "format": FORMAT,
             "kinds": list(self.kinds),
@@ -209,7 +209,7 @@ class Dataset:
             "n_events": self.n_events,
             "content_hash": self.content_hash,
             "notes": dict(self.notes),
-            "sha256": {file.name: _sha256(file) for file in files},
+            "sha256": {file: _sha256(folder / file) for file in files},
         }
         (folder / "dataset.json").write_text(json.dumps(about, indent=2, ensure_ascii=False))
 
