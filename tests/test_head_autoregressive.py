@@ -1,5 +1,7 @@
 """The autoregressive head against its definition, summed step by step."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -48,6 +50,11 @@ def steps_of(history):
 
 def by_definition(data, config):
     """W = (Σ x xᵀ + λI)⁻¹ Σ x yᵀ over every step that has a next one."""
+    return np.linalg.solve(*moments_by_definition(data, config))
+
+
+def moments_by_definition(data, config):
+    """Σ x xᵀ + λI and Σ x yᵀ."""
     size = len(config.decays) * N_ITEMS
     gram, target = np.zeros((size, size)), np.zeros((size, N_ITEMS))
     for user_idx in range(data.n_users):
@@ -58,7 +65,7 @@ def by_definition(data, config):
             gram += np.outer(x, x)
             target += np.outer(x, y)
     gram += config.l2 * data.counts().mean() * np.eye(size)
-    return np.linalg.solve(gram, target)
+    return gram, target
 
 
 @pytest.mark.parametrize("baskets", [False, True])
@@ -82,3 +89,31 @@ def test_too_many_items_for_all_scales_fall_back_to_the_short_ones():
     head = Autoregressive.fit(walks(baskets=False), config, np.random.default_rng(0))
     assert head.scales == (0.7,)
     assert len(head.weights) == 1
+
+
+@pytest.mark.parametrize("baskets", [False, True])
+def test_too_many_items_for_one_scale_are_each_solved_on_their_neighbours(baskets, caplog):
+    data = walks(baskets=baskets)
+    config = replace(EXACT, short_decays=EXACT.decays, max_size=2 * N_ITEMS - 1, neighbours=100)
+    head = Autoregressive.fit(data, config, np.random.default_rng(0))
+    assert "solved=locally items=9" in caplog.text
+    # an item that all others led to, at each scale, has all of them as neighbours
+    solved = np.vstack([weights.toarray() for weights in head.weights])
+    whole = (solved != 0).all(axis=0)
+    assert whole.sum() >= 3
+    expected = by_definition(data, config)
+    np.testing.assert_allclose(solved[:, whole], expected[:, whole], atol=2e-5)
+
+
+def test_solved_locally_on_few_neighbours_a_column_is_the_regression_on_them():
+    data = walks(baskets=False)
+    config = replace(EXACT, short_decays=(0.5,), max_size=1, neighbours=3)
+    (weights,) = Autoregressive.fit(data, config, np.random.default_rng(0)).weights
+    gram, target = moments_by_definition(data, replace(config, decays=(0.5,)))
+    for j, column in enumerate(weights.toarray().T):
+        strongest = np.sort(np.argsort(-(target[:, j] ** 2) / np.diag(gram))[:3])
+        expected = np.zeros(N_ITEMS)
+        expected[strongest] = np.linalg.solve(
+            gram[np.ix_(strongest, strongest)], target[strongest, j]
+        )
+        np.testing.assert_allclose(column, expected, atol=1e-5)

@@ -85,7 +85,9 @@ def test_each_column_is_the_regression_on_its_strongest_neighbours(seed, n, neig
     # uneven weights: no two gains are equal, so that the choice is the same in either order
     gram = seen.T @ (seen * rng.random((15, 1))) + np.diag(rng.uniform(0.5, 1.5, n))
     first = min(first, n - 1)
-    columns, left = solve_columns(sparse.csr_matrix(gram.astype(np.float32)), first, neighbours)
+    columns, left = solve_columns(
+        sparse.csr_matrix(gram.astype(np.float32)), neighbours, first=first
+    )
     assert columns.shape == (n, n - first)
     for j in range(first, n):
         expected = column_by_definition(gram, j, neighbours)
@@ -151,13 +153,13 @@ def test_too_little_memory_for_either_way_names_the_setting():
     [
         (exact_bytes, EaseConfig(per_row=200)),
         (local_bytes, EaseConfig(per_row=200, exact_items=1, core_items=300, neighbours=30)),
-        (local_bytes, EaseConfig(per_row=200, exact_items=1, core_items=900, neighbours=10)),
+        (local_bytes, EaseConfig(per_row=200, exact_items=1, core_items=700, neighbours=10)),
     ],
 )
 def test_memory_foretold_is_within_30_percent_of_memory_taken(foretell, config, monkeypatch):
     monkeypatch.setattr(ease, "DENSE_ITEMS", 1_000)  # as in a big catalogue, without its cost
     monkeypatch.setattr(ease, "BLOCK", 1_000_000)
-    data = random_set(n_users=2_000, n_items=2_000, each=12)
+    data = random_set(n_users=1_500, n_items=1_500, each=12)
     kept = np.flatnonzero(data.counts()).astype(np.int32)
     foretold = foretell(data.matrix(), kept, config)
     tracemalloc.start()

@@ -14,10 +14,11 @@ from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead
-from steerec.heads.ease import inverse, most_seen, spread
+from steerec.heads.ease import inverse, items_seen, spread
 from steerec.heads.histories import blank, decayed, recency_rows
 from steerec.heads.lags import Steps, Weighing, count_pairs, count_within
-from steerec.heads.linear import Weights, ask, column, load_weights, neighbours, save_weights
+from steerec.heads.linear import Weights, ask, column, load_weights, save_weights
+from steerec.heads.local import solve_columns
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,9 @@ class AutoregressiveConfig:
     l2: float = 1.0  # pull of all weights towards 0, in mean counts of an item
     cut: float = 0.02  # pairs that weigh less than this are not counted
     last: int = 80  # newest events asked with
-    max_size: int = 13_000  # scales x items: memory is 8 bytes x its square, time its cube
+    max_size: int = 13_000  # scales x items solved at once, 8 bytes x its square; above, locally
     per_row: int = 1_000  # weights kept for each item and scale above 6,000 items
+    neighbours: int = 200  # locally: items that each item is foretold from
 
     def __post_init__(self) -> None:
         for scales in (self.decays, self.short_decays):
@@ -44,8 +46,10 @@ class AutoregressiveConfig:
             raise ConfigError(
                 f"autoregressive: l2={self.l2}, cut={self.cut}: expected l2 > 0 and 0 < cut < 1"
             )
-        if min(self.last, self.max_size, self.per_row) < 1:
-            raise ConfigError("autoregressive: last, max_size and per_row must be at least 1")
+        if min(self.last, self.max_size, self.per_row, self.neighbours) < 1:
+            raise ConfigError(
+                "autoregressive: last, max_size, per_row and neighbours must be at least 1"
+            )
 
 
 @dataclass
@@ -77,16 +81,17 @@ class Autoregressive(HistoryHead):
 
     @classmethod
     def fit(cls, data: Dataset, config: AutoregressiveConfig, rng: np.random.Generator) -> Self:
-        """See Head. Cost: memory 8 m² bytes and time m³ for m = scales x items."""
+        """See Head. Cost at once: memory 8 m² bytes, time m³ for m = scales x items."""
         steps = Steps.of(data)
         counts = np.bincount(steps.item, minlength=data.n_items)
+        kept = items_seen(counts, cls.name)
+        known = counts > 0
         scales = config.decays
-        if len(scales) * np.count_nonzero(counts) > config.max_size:
+        if len(scales) * len(kept) > config.max_size:
             log.info("head=autoregressive scales=%d reason=max_size", len(config.short_decays))
             scales = config.short_decays
-        kept = most_seen(counts, config.max_size // len(scales), cls.name)
-        known = np.zeros(data.n_items, bool)
-        known[kept] = True
+        if len(scales) * len(kept) > config.max_size:
+            return cls(config, scales, _local(steps, scales, counts, config), known)
         inner = _inside(steps, kept, data.n_items)
         gram, target = _moments(inner, scales, len(kept), config)
         gram[np.diag_indices(len(gram))] += np.float32(config.l2 * counts[kept].mean())
@@ -106,12 +111,6 @@ class Autoregressive(HistoryHead):
             scores += ask(query, weights, items)
         scores[:, ~(self.known if items is None else self.known[items])] = np.nan
         return blank(scores, query)
-
-    def near(self, state: History) -> Indices | None:
-        """See HistoryHead: at whatever scale."""
-        found = [neighbours(state, weights) for weights in self.weights]
-        told = [items for items in found if items is not None]
-        return np.unique(np.concatenate(told)) if told else None
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head."""
@@ -151,6 +150,53 @@ def _solve(gram: Floats, target: Weights) -> Floats:
     if info != 0:
         raise DataError(f"autoregressive: no positive definite moments (info {info}): raise l2")
     return np.ascontiguousarray(solved)
+
+
+def _local(
+    steps: Steps, scales: tuple[float, ...], counts: np.ndarray, config: AutoregressiveConfig
+) -> tuple[Weights, ...]:
+    """Each item foretold from its strongest neighbours only: no n² numbers, all items modelled.
+
+    Cost: 16 bytes for each pair of items that someone took within reach of `cut`, and for each item
+    time neighbours³ at most.
+    """
+    order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].astype(np.int32)
+    n = len(order)
+    gram, target = _sparse_moments(_inside(steps, order, len(counts)), scales, n, config)
+    pull = np.full(len(scales) * n, config.l2 * counts[order].mean(), np.float32)
+    gram = (gram + sparse.diags(pull, format="csr")).tocsr()
+    gram.sort_indices()
+    log.warning("head=autoregressive solved=locally items=%d entries=%d", n, gram.nnz)
+    columns, _ = solve_columns(gram, config.neighbours, right=target)
+    parts = [columns[start : start + n].tocoo() for start in range(0, len(scales) * n, n)]
+    return tuple(
+        sparse.coo_matrix(
+            (part.data, (order[part.row], order[part.col])), shape=(len(counts),) * 2
+        ).tocsr()
+        for part in parts
+    )
+
+
+def _sparse_moments(
+    steps: Steps, scales: tuple[float, ...], n: int, config: AutoregressiveConfig
+) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """What `_moments` gives, as CSR, the second transposed: (n, scales x n)."""
+    pairs, single, targets = [], [], []
+    for rho in scales:
+        together = [_together(steps, rho, sigma) for sigma in scales]
+        sums = count_pairs(steps, n, _weighings(rho, together, config.cut))
+        targets.append(sparse.csr_matrix(sums.pop("next")).T)
+        pairs.append([sparse.csr_matrix(sums.pop(f"past{b}")) for b in range(len(scales))])
+        own = [np.bincount(steps.item, weight, minlength=n) for weight in together]
+        single.append(
+            [
+                sparse.diags(alone.astype(np.float32)) + count_within(steps, n, weight)
+                for alone, weight in zip(own, together, strict=True)
+            ]
+        )
+    ahead = sparse.bmat(pairs, format="csr")
+    gram = ahead + ahead.T + sparse.bmat(single, format="csr")
+    return gram.tocsr(), sparse.hstack(targets, format="csr")
 
 
 def _inside(steps: Steps, kept: Indices, n_items: int) -> Steps:

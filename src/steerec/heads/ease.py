@@ -16,7 +16,7 @@ from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead
 from steerec.heads.histories import blank, decayed, recency_rows
 from steerec.heads.lags import DENSE_ITEMS, keep_strongest
-from steerec.heads.linear import Weights, ask, column, load_weights, neighbours, save_weights
+from steerec.heads.linear import Weights, ask, column, load_weights, save_weights
 from steerec.heads.local import count_entries, solve_columns
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Ease(HistoryHead):
         """
         seen = data.matrix()
         counts = np.asarray(seen.sum(axis=0)).ravel()
-        kept = most_seen(counts, data.n_items, cls.name)
+        kept = items_seen(counts, cls.name)
         known = np.zeros(data.n_items, bool)
         known[kept] = True
         solve = _exact if solved_at_once(seen, kept, config) else _local
@@ -95,10 +95,6 @@ class Ease(HistoryHead):
         scores = ask(query, self.weights, items)
         scores[:, ~(self.known if items is None else self.known[items])] = np.nan
         return blank(scores, query)
-
-    def near(self, state: History) -> Indices | None:
-        """See HistoryHead."""
-        return neighbours(state, self.weights)
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head."""
@@ -121,8 +117,8 @@ class Ease(HistoryHead):
         return cls(config, load_weights(folder / "weights.npz"), known)
 
 
-def most_seen(counts: np.ndarray, most: int, head: str) -> Indices:
-    """Indices of items with events, in index order, at most the `most` with the highest counts.
+def items_seen(counts: np.ndarray, head: str) -> Indices:
+    """Indices of items with events, in index order.
 
     Raises:
         DataError: if no item has an event.
@@ -130,9 +126,6 @@ def most_seen(counts: np.ndarray, most: int, head: str) -> Indices:
     kept = np.flatnonzero(counts > 0)
     if len(kept) == 0:
         raise DataError(f"{head}: no event weighs above 0, expected at least one")
-    if len(kept) > most:
-        log.warning("head=%s items=%d modelled=%d reason=max_items", head, len(kept), most)
-        kept = np.sort(kept[np.argsort(-counts[kept], kind="stable")[:most]])
     return kept.astype(np.int32)
 
 
@@ -212,7 +205,7 @@ def _local(seen: sparse.csr_matrix, kept: Indices, config: EaseConfig) -> Weight
     gram.setdiag(gram.diagonal() + np.float32(config.l2))
     n_core = min(config.core_items, len(kept))
     inside, inverse_diagonal = _core(gram, n_core, config.per_row)
-    columns, left = solve_columns(gram, n_core, config.neighbours)
+    columns, left = solve_columns(gram, config.neighbours, first=n_core)
     del gram  # the largest: gone before the weights are put together
     return _joined(inside, columns.tocoo(), left, inverse_diagonal, order, seen.shape[1])
 

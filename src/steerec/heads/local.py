@@ -28,36 +28,45 @@ def count_entries(seen: sparse.csr_matrix, most: int) -> tuple[int, int]:
 
 
 def solve_columns(
-    gram: sparse.csr_matrix, first: int, neighbours: int
+    gram: sparse.csr_matrix,
+    neighbours: int,
+    *,
+    first: int = 0,
+    right: sparse.csr_matrix | None = None,
 ) -> tuple[sparse.csc_matrix, Floats]:
-    """Regress each item from `first` on upon its strongest neighbours, exactly among them.
+    """Regress each column from `first` on upon its strongest neighbours, exactly among them.
 
-    Column j solves gram[S, S] x = gram[S, j], S being the `neighbours` items i ≠ j that would
-    lower the squared error of j the most if each were alone: gram_ij² / gram_ii.
+    Column j solves gram[S, S] x = right[j, S], S being the `neighbours` that would lower the
+    squared error of j the most if each were alone: right_ji² / gram_ii.
 
     Args:
         gram: (n, n) float32, symmetric, λ on its diagonal, indices sorted. Any order of items
             gives the same columns; from most to least seen is fastest, since the entry of two
             items is looked up in the row of the later one.
+        right: (m, n) float32, row j the right-hand side of column j; None: gram without its
+            diagonal, so that each item is regressed on others.
     Returns:
-        (n, n - first) float32 weights, row = item asked with, and (n - first,) float32 what is
-        left of each diagonal entry, the inverse of P_jj of the neighbourhood.
+        (n, m - first) float32 weights, row = item asked with, and (m - first,) float32 what a
+        column leaves of gram_jj, where `right` is gram: 1 / P_jj of the neighbourhood, P = gram⁻¹.
     Raises:
         DataError: if a neighbourhood is not positive definite.
     Source: the pattern-restricted inverse of Kolotilina and Yeremin 1993, section 2; a sparse
         inverse for EASE is the idea of Spišák et al. 2023, Scalable Approximate NonSymmetric
         Autoencoder, solved there by incomplete factors.
     """
-    n = gram.shape[0]
     own = _diagonal_places(gram)
     diagonal = gram.data[own]
-    place = np.full(n, -1, np.int32)
-    chosen, solved, left = [], [], diagonal[first:].copy()
-    for j in range(first, n):
-        row = slice(gram.indptr[j], gram.indptr[j + 1])
-        among, together = gram.indices[row], gram.data[row]
+    place = np.full(gram.shape[0], -1, np.int32)
+    targets = gram if right is None else right
+    chosen, solved = [], []
+    left = np.zeros(targets.shape[0] - first, np.float32)
+    for j in range(first, targets.shape[0]):
+        row = slice(targets.indptr[j], targets.indptr[j + 1])
+        among, together = targets.indices[row], targets.data[row]
         gain = together**2 / diagonal[among]
-        gain[own[j] - row.start] = -1.0
+        if right is None:
+            gain[own[j] - row.start] = -1.0  # no item explains itself
+            left[j - first] = diagonal[j]
         best = _largest(gain, neighbours)
         among, together = among[best], together[best]
         weights = _solved(_block(gram, own, among, place), together)
@@ -66,7 +75,7 @@ def solve_columns(
         left[j - first] -= together @ weights
     pointers = np.concatenate([[0], np.cumsum([len(part) for part in chosen])])
     entries = np.concatenate(solved or [diagonal[:0]]), np.concatenate(chosen or [own[:0]])
-    return sparse.csc_matrix((*entries, pointers), shape=(n, n - first)), left
+    return sparse.csc_matrix((*entries, pointers), shape=(gram.shape[0], len(left))), left
 
 
 def _diagonal_places(gram: sparse.csr_matrix) -> NDArray[np.int64]:
@@ -78,8 +87,8 @@ def _diagonal_places(gram: sparse.csr_matrix) -> NDArray[np.int64]:
 
 
 def _largest(gain: Floats, n: int) -> NDArray[np.int64]:
-    """Places of the `n` largest gains that are not negative, in order of place."""
-    if len(gain) <= n + 1:  # one of them is the item itself
+    """Places of the `n` largest gains that are not negative, at most one being so, in order."""
+    if len(gain) <= n:
         return np.flatnonzero(gain >= 0)
     found = np.argpartition(-gain, n)[:n]
     found.sort()
