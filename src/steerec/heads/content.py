@@ -108,7 +108,11 @@ class Content(HistoryHead):
 
     def near(self, state: History) -> Indices | None:
         """See HistoryHead: in a large catalogue, what shares words with the newest events."""
-        if self.lexical is None or self.n_items <= DENSE_ITEMS or (state.about and state.about.texts):
+        if (
+            self.lexical is None
+            or self.n_items <= DENSE_ITEMS
+            or (state.about and state.about.texts)
+        ):
             return None
         return neighbours(state, self.lexical.alike)
 
