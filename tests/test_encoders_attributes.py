@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from steerec.encoders.attributes import AttributeConfig, AttributeEncoder
-from steerec.heads.whitening import Whitening
 from steerec.errors import DataError
+from steerec.heads.whitening import Whitening
 
 
 def rng():

@@ -121,13 +121,14 @@ class Lexical:
         """(n_terms,) float32, as in the weights."""
         n_items, n_terms = self.weights.shape
         having = np.bincount(self.weights.indices, minlength=n_terms)
-        return np.log1p((n_items - having + 0.5) / (having + 0.5)).astype(np.float32)
+        idf = np.log1p((n_items - having + 0.5) / (having + 0.5))
+        return np.asarray(idf, np.float32)
 
     @cached_property
     def _length(self) -> Floats:
         """(n_items,) float32 length of each item's row, above 0."""
         squares = np.asarray(self.weights.multiply(self.weights).sum(axis=1)).ravel()
-        return np.maximum(np.sqrt(squares), 1e-9).astype(np.float32)
+        return np.asarray(np.maximum(np.sqrt(squares), 1e-9), np.float32)
 
     def _matches(self, term: str) -> tuple[Indices, Floats]:
         """Places of the term, or else of the terms spelt most like it, and how alike (0 to 1)."""

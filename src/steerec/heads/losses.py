@@ -61,7 +61,7 @@ def softmax_loss(h_MD: Tensor, items_ND: Tensor, bias_N: Tensor, target_M: Tenso
         items_ND, bias_N: the catalogue's vectors and biases.
         target_M: int64 index of the item that came.
     """
-    loss: Tensor = _Softmax.apply(h_MD, items_ND, bias_N, target_M, None)
+    loss: Tensor = _Softmax.apply(h_MD, items_ND, bias_N, target_M, None)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -87,7 +87,7 @@ def sampled_loss(
     chosen, place = torch.unique(torch.cat([target_M, drawn_S]), return_inverse=True)
     correction = log_expected_N[chosen]
     own = place[: len(target_M)]
-    loss: Tensor = _Softmax.apply(
+    loss: Tensor = _Softmax.apply(  # type: ignore[no-untyped-call]
         h_MD, items_ND[chosen], bias_N[chosen] - correction, own, correction[own]
     )
     return loss

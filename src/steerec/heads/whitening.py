@@ -84,7 +84,8 @@ class Whitening:
         out = (vectors - self.mean) @ self.projection
         out[~vectors.any(axis=1)] = 0
         length = np.linalg.norm(out, axis=1, keepdims=True)
-        return np.divide(out, length, out=np.zeros_like(out), where=length > 0).astype(np.float32)
+        unit = np.divide(out, length, out=np.zeros_like(out), where=length > 0)
+        return np.asarray(unit, np.float32)
 
     def save(self, path: Path) -> None:
         """Write one .npz file, no pickle."""

@@ -115,7 +115,7 @@ def training_batches(
     # Near in length, but not the same neighbours each epoch.
     order = np.argsort(widths * rng.uniform(0.9, 1.1, len(widths)), kind="stable")
     groups = list(_groups(widths[order], tokens))
-    rng.shuffle(groups)  # type: ignore[arg-type]  # a list of ranges
+    rng.shuffle(groups)
     return [_pack([windows[i] for i in order[a:b]], of, n_items, rng) for a, b in groups]
 
 
