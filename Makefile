@@ -52,6 +52,8 @@ data: install-dev
 # every scenario of benchmarks/quality, from STEEREC_DATA_DIR: hours; peers get their own environment
 bench: install-dev
 	$(BIN)/python benchmarks/quality/run.py --all
+	$(BIN)/python benchmarks/quality/steps.py
+	$(BIN)/python benchmarks/quality/cross_domain.py
 	$(BIN)/python benchmarks/quality/results.py
 
 check: install-dev

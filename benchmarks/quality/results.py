@@ -3,10 +3,12 @@
 import json
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import cross_domain
+import steps
 from scenarios import SCENARIOS, Scenario
 
 HERE = Path(__file__).parent
@@ -50,8 +52,19 @@ def page(folder: Path) -> str:
         for name, scenario in SCENARIOS.items():
             if scenario.protocol == protocol:
                 parts += section(name, scenario, folder, figures.get(name, {}), peers)
+    parts += ["## New users, step by step\n", *_stored(folder, "steps-*.json", steps.lines)]
+    parts += ["## Two domains\n", *_stored(folder, "cross-*.json", cross_domain.lines)]
     parts += ["## The peers' settings\n", *(_setting(row) for row in peers.values()), ""]
     return "\n".join(parts)
+
+
+def _stored(folder: Path, pattern: str, lines: Callable[[Row], Iterable[str]]) -> Iterable[str]:
+    """The lines of every result that was stored under such a name."""
+    files = sorted(folder.glob(pattern))
+    if not files:
+        yield "Not run yet.\n"
+    for file in files:
+        yield from lines(json.loads(file.read_text("utf-8")))
 
 
 def section(name: str, scenario: Scenario, folder: Path, outside: Row, peers: Row) -> Iterable[str]:

@@ -1,0 +1,182 @@
+"""Step by step: every head and the blend for people of 0, 1, 2, 5, 10 and 50 events.
+
+A fifth of the users is held out whole; nothing is learnt from them, but what the users' table tells
+of them is known. Each is asked for after their first k events; the target is the event after those.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from run import RESULTS, conditions, store
+
+from steerec.config import load_settings
+from steerec.data.dataset import Dataset
+from steerec.data.read import read_tables
+from steerec.data.split import Cases, Split, single_targets
+from steerec.engine.evaluate import commit, foretell, machine
+from steerec.engine.model import fit
+from steerec.engine.texts import encode_items, task_with_vectors
+from steerec.evaluation.intervals import Bootstrap, compare_all, intervals
+from steerec.evaluation.metrics import rank_metrics
+from steerec.evaluation.protocols import Task, prepare
+
+STEPS = (0, 1, 2, 5, 10, 50)
+HELD_OUT = 5  # one user in so many
+SETS = ("ml-100k", "ml-1m")
+METRICS = ("ndcg@10", "hr@10")
+BASELINES = ("popularity", "recent_popularity")
+
+
+def held_out_users(data: Dataset) -> np.ndarray:
+    """(n_users,) bool; by the id, so that the same users are held out whatever else changes."""
+    digests = (hashlib.sha256(str(name).encode()).hexdigest() for name in data.user_ids)
+    return np.array([int(digest, 16) % HELD_OUT == 0 for digest in digests])
+
+
+def step_cases(data: Dataset, users: np.ndarray) -> tuple[Cases, np.ndarray]:
+    """Cases of all steps, and (n_cases,) the step of each."""
+    longer = np.diff(data.starts)
+    found = [
+        (
+            data.starts[:-1][users & (longer > step)] + step,
+            np.full((users & (longer > step)).sum(), step),
+        )
+        for step in STEPS
+    ]
+    positions = np.concatenate([at for at, _ in found])
+    return single_targets(data, positions), np.concatenate([step for _, step in found])
+
+
+def task_of(name: str, folder: Path) -> tuple[Task, np.ndarray]:
+    """The task of all steps, time-blind, and the step of each case."""
+    task = prepare(read_tables(folder / name).tables, "loo", "time-blind", name=name)
+    data = task.split.cases.data
+    users = held_out_users(data)
+    cases, step = step_cases(data, users)
+    return replace(task, split=Split(data.take(~users[data.user_idx]), cases)), step
+
+
+def run(
+    name: str, folder: Path, heads: tuple[str, ...], encoder: str | None, seed: int
+) -> dict[str, Any]:
+    around, settings = conditions(), load_settings(None)
+    if encoder:
+        settings = replace(settings, encoder=replace(settings.encoder, encoder=encoder))
+    task, step = task_of(name, folder)
+    train = task.split.train
+    vectors = encode_items(train.items, settings.encoder, cache_dir=settings.cache_dir)
+    task = task_with_vectors(task, vectors)
+    rng = np.random.default_rng(seed)
+    config = replace(settings.fit_config(heads), holdout="last", repeats=task.repeats)
+    began = time.perf_counter()
+    model = fit(task.split.train, config, rng)
+    fitted = time.perf_counter() - began
+    tally = foretell(task, model, rng)
+    ranks = {n: np.concatenate(r) for n, r in tally.rank.items()}
+    weights = model.weights(task.split.cases.histories(), task.split.cases.now)
+    return {
+        "id": f"steps-{name}",
+        **around,
+        "data": name,
+        "data_hash": task.split.cases.data.content_hash,
+        "commit": commit(),
+        "machine": machine(),
+        "seed": seed,
+        "encoder": vectors.note,
+        "fit_s": fitted,
+        "users_held_out": len(np.unique(task.split.cases.user_idx)),
+        "heads": list(model.heads),
+        "steps": {
+            str(k): {
+                **measured(ranks, task.split.cases.user_idx, step == k, seed),
+                "weights": dict(zip(model.heads, weights[step == k].mean(axis=0), strict=True)),
+            }
+            for k in STEPS
+        },
+    }
+
+
+def measured(
+    ranks: Mapping[str, np.ndarray], users: np.ndarray, mask: np.ndarray, seed: int
+) -> dict[str, Any]:
+    """Figures of one step with intervals, and each model minus the blend."""
+    values = {name: dict(rank_metrics(rank[mask])) for name, rank in ranks.items()}
+    bootstrap = Bootstrap.draw(users[mask], np.random.default_rng(seed))
+    models: dict[str, Any] = {}
+    for name, metrics in values.items():
+        bounds = intervals({m: metrics[m] for m in METRICS}, bootstrap)
+        models[name] = {m: bound.mean for m, bound in bounds.items()}
+        models[name]["ci"] = {m: [bound.low, bound.high] for m, bound in bounds.items()}
+    against = compare_all({n: v["ndcg@10"] for n, v in values.items()}, "blend", bootstrap)
+    return {
+        "requests": int(mask.sum()),
+        "models": models,
+        "minus_blend": {name: asdict(row) for name, row in against.items()},
+    }
+
+
+def best_head(step: Mapping[str, Any], heads: Iterable[str]) -> str:
+    """The head, or popularity, with the highest NDCG@10 at this step."""
+    return max([*heads, *BASELINES], key=lambda name: step["models"][name]["ndcg@10"])
+
+
+def lines(result: Mapping[str, Any]) -> Iterable[str]:
+    """One set as Markdown: a row for each model, a column for each step."""
+    steps, heads = result["steps"], result["heads"]
+    yield f"### {result['id']}\n"
+    yield (
+        f"- {result['data']}, {result['users_held_out']:,} users held out whole, time-blind, data "
+        f"`{result['data_hash'][:12]}`, commit `{result['commit']}`, seed {result['seed']}, "
+        f"{result['machine']}, {result['finished']}\n"
+    )
+    yield "| NDCG@10 after | " + " | ".join(f"{k} events" for k in steps) + " |"
+    yield "|---|" + "---|" * len(steps)
+    yield "| requests | " + " | ".join(f"{row['requests']:,}" for row in steps.values()) + " |"
+    for name in ("blend", *heads, *BASELINES):
+        cells = (row["models"][name]["ndcg@10"] for row in steps.values())
+        label = "**blend**" if name == "blend" else name.replace("_", " ")
+        yield f"| {label} | " + " | ".join(f"{cell:.4f}" for cell in cells) + " |"
+    gaps = []
+    for row in steps.values():
+        best = best_head(row, heads)
+        gap = row["minus_blend"][best]
+        low, high = -gap["high"], -gap["low"]
+        gaps.append(f"{best} {-gap['difference']:+.4f} [{low:+.4f}, {high:+.4f}]")
+    yield "| blend minus the best of the others, 95 % | " + " | ".join(gaps) + " |\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sets", nargs="+", default=SETS)
+    parser.add_argument("--heads", default="", help="only these, separated by commas")
+    parser.add_argument("--encoder", help="text, hashing or none; default: as set")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--show", action="store_true", help="print only, store nothing")
+    parser.add_argument("--data-dir", type=Path, default=os.environ.get("STEEREC_DATA_DIR"))
+    options = parser.parse_args()
+    if options.data_dir is None:
+        parser.error("give --data-dir or set STEEREC_DATA_DIR: a folder with the sets by name")
+    heads = tuple(filter(None, options.heads.split(",")))
+    for name in options.sets:
+        result = run(name, options.data_dir, heads, options.encoder, options.seed)
+        if options.show:
+            print("\n".join(lines({**result, "finished": "now"})))
+            print(json.dumps({k: row["weights"] for k, row in result["steps"].items()}))
+            continue
+        store(f"steps-{name}.json", result)
+        stored = json.loads((RESULTS / f"steps-{name}.json").read_text("utf-8"))
+        print("\n".join(lines(stored)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
