@@ -18,6 +18,7 @@ from steerec.heads.item_inputs import ItemInputs
 from steerec.heads.training import TrainingConfig
 from steerec.heads.windows import Track, query_batches
 
+ATTRIBUTES = ("categories", "brand", "price", "year")
 QUERY_TOKENS = 20_000  # events read at once when many histories are asked with
 QUERY_CELLS = 8_000_000  # scores of stage 1 held at once
 
@@ -32,13 +33,7 @@ class TwoTowerConfig(TrainingConfig):
     keep: tuple[float, ...] = (0.0, 0.6, 0.9, 0.99)  # weight an event keeps at each later one
     dropout: float = 0.2  # share of numbers left out at random in training
     text_dims: int = 128  # dimensions kept of the items' text vectors; 0: do without texts
-    # Columns of the items' table to read, where it has them; never one that counts events.
-    attributes: tuple[str, ...] = (
-        "categories",
-        "brand",
-        "price",
-        "year",
-    )  # item columns read
+    attributes: tuple[str, ...] = ATTRIBUTES  # item columns read where given; no counts of events
     people: tuple[str, ...] = ()  # columns of the users' table to read; empty: all
     bins: int = 5  # ranges that a users' column of numbers is cut into
     least_users: int = 20  # a value that fewer users share is left out
