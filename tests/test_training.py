@@ -9,7 +9,7 @@ from torch.nn import functional
 from steerec.errors import ConfigError, TrainingError
 from steerec.heads.contract import Lesson
 from steerec.heads.losses import pairwise_max_loss, sampled_loss, softmax_loss
-from steerec.heads.training import TrainingConfig, device_of, pace, train
+from steerec.heads.training import TrainingConfig, device_of, good, pace, train
 
 
 class Line:
@@ -35,7 +35,7 @@ class Line:
         if self.validations is None:
             return None
         self.epoch += 1
-        return self.validations[self.epoch - 1]
+        return [self.validations[self.epoch - 1]]
 
     @property
     def weight(self):
@@ -79,6 +79,14 @@ def test_training_ends_when_validation_no_longer_rises_and_keeps_the_best():
     assert [entry["validation"] for entry in curve] == [0.1, 0.5, 0.3, 0.4, 0.45]
     assert line.weight == weights[1]
     assert weights[1] != weights[4]
+
+
+def test_a_later_epoch_is_kept_within_the_error_of_validation_and_not_below():
+    best = [1.0, 0.0, 1.0, 0.0]
+    assert good([0.9, 0.1, 0.9, 0.0], best)  # -.025 on average, an error of .041
+    assert good([0.0, 1.0, 1.0, 0.0], best)
+    assert not good([0.8, -0.2, 0.8, -0.2], best)  # all alike below: no luck in it
+    assert good([0.3], [])
 
 
 def test_a_training_cut_off_goes_on_to_exactly_the_same_end(tmp_path):

@@ -17,7 +17,7 @@ from steerec.heads.contract import HistoryHead
 from steerec.heads.ease import inverse, items_seen, spread
 from steerec.heads.histories import blank, decayed, recency_rows
 from steerec.heads.lags import Steps, Weighing, count_pairs, count_within
-from steerec.heads.linear import Weights, ask, column, load_weights, save_weights
+from steerec.heads.linear import Weights, ask, column, load_weights, neighbours, save_weights
 from steerec.heads.local import solve_columns
 
 log = logging.getLogger(__name__)
@@ -111,6 +111,12 @@ class Autoregressive(HistoryHead):
             scores += ask(query, weights, items)
         scores[:, ~(self.known if items is None else self.known[items])] = np.nan
         return blank(scores, query)
+
+    def near(self, state: History) -> Indices | None:
+        """See HistoryHead: at whatever scale."""
+        found = [neighbours(state, weights) for weights in self.weights]
+        told = [items for items in found if items is not None]
+        return np.unique(np.concatenate(told)) if told else None
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head."""

@@ -16,7 +16,7 @@ from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead
 from steerec.heads.histories import blank, decayed, recency_rows
 from steerec.heads.lags import DENSE_ITEMS, keep_strongest
-from steerec.heads.linear import Weights, ask, column, load_weights, save_weights
+from steerec.heads.linear import Weights, ask, column, load_weights, neighbours, save_weights
 from steerec.heads.local import count_entries, solve_columns
 
 log = logging.getLogger(__name__)
@@ -95,6 +95,10 @@ class Ease(HistoryHead):
         scores = ask(query, self.weights, items)
         scores[:, ~(self.known if items is None else self.known[items])] = np.nan
         return blank(scores, query)
+
+    def near(self, state: History) -> Indices | None:
+        """See HistoryHead."""
+        return neighbours(state, self.weights)
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head."""

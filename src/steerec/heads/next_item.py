@@ -222,21 +222,21 @@ class _Course:
             return pairwise_max_loss(h, table, bias, target, drawn_S=drawn, kind=self.config.loss)
         return sampled_loss(h, table, bias, target, drawn_S=drawn, log_expected_N=log_in)
 
-    def validate(self) -> float | None:
+    def validate(self) -> list[float] | None:
         """See Teachable: NDCG@10 of the events held back, over the whole catalogue."""
         if not self.held:
             return None
         table, bias = self.net.inputs()
         table, bias = table.detach(), bias.detach()
         histories = [track.slice(0, len(track) - 1) for track in self.held]
-        total = 0.0
+        gains: list[float] = []
         for chosen, h in read_tracks(self.net, table, histories, self.config.length):
             lag = np.array([self.held[i].time[-1] - histories[i].time[-1] for i in chosen])
             with torch.no_grad():
                 scores = (self.net.ask(h, lag) @ table.T + bias).cpu().numpy()
             for row, i in enumerate(chosen):
-                total += gain(scores[row], self.held[i], repeats=self.repeats)
-        return total / len(self.held)
+                gains.append(gain(scores[row], self.held[i], repeats=self.repeats))
+        return gains
 
 
 def _enrol(

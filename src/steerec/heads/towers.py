@@ -156,8 +156,10 @@ class Towers(nn.Module):
     def events(self, x_ND: Tensor) -> Tensor:
         """(N, E): item vectors, and texts and attributes by a map of the user tower's own."""
         if self.heard is None:
-            return x_ND * self.scale
-        return torch.cat([x_ND, self.heard(self.inputs.text)], 1) * self.scale
+            alone: Tensor = x_ND * self.scale
+            return alone
+        both: Tensor = torch.cat([x_ND, self.heard(self.inputs.text)], 1) * self.scale
+        return both
 
     def read(self, events_NE: Tensor, item_BT: Tensor) -> Tensor:
         """(B, T, K, E): fading means of the events up to each place, one for each pace."""
@@ -237,7 +239,7 @@ def shortlists(
     n = min(n, int(shelf.known.sum()))
     rows = max(1, QUERY_CELLS // len(shelf.bias))
     found: list[Shortlist] = []
-    for u in u_MD.split(rows):
+    for u in torch.split(u_MD, rows):
         first = (u @ shelf.vectors.T + shelf.bias).masked_fill(~shelf.known, -torch.inf)
         top, items = first.topk(n)
         logit = net.judge(u, shelf.vectors[items], top - top[:, -1:]).cpu().numpy()

@@ -28,8 +28,8 @@ class TrainingConfig:
     epochs: int = 16  # passes over the events, at most
     learning_rate: float = 2e-3  # at its peak; it warms up, stays, and falls to 0 as a cosine
     matrix_rate: float = 10.0  # learning rate of weight matrices, as a multiple of the others'
-    patience: int = 4  # epochs without a better validation before training ends early
-    validation_users: int = 500  # users whose last event is held back to stop by; 0: none
+    patience: int = 4  # epochs clearly below the best validation before training ends early
+    validation_users: int = 1_000  # users whose last event is held back to stop by; 0: none
     batch_tokens: int = 6_400  # events in a batch, fewer where the data would give under 60 batches
     device: str = "auto"  # cpu, cuda, or auto: cuda where there is one
     threads: int = 0  # CPU threads; 0: one for few events, which more only slow, else all
@@ -70,8 +70,8 @@ class Teachable(Protocol):
         """Mean loss of a batch, to be differentiated."""
         ...
 
-    def validate(self) -> float | None:
-        """Higher is better, on events held back; None: nothing is held back."""
+    def validate(self) -> Sequence[float] | None:
+        """One gain for each event held back, higher is better; None: nothing is held back."""
         ...
 
 
@@ -81,12 +81,13 @@ class Progress:
 
     Attributes:
         curve: one entry an epoch: epoch, loss, validation (or None), seconds.
-        best: the best validation so far, and its epoch.
+        best: gains of the best validation so far.
+        kept: the epoch whose weights would be served.
     """
 
     curve: list[dict[str, Any]] = field(default_factory=list)
-    best: float = -np.inf
-    best_epoch: int = 0
+    best: list[float] = field(default_factory=list)
+    kept: int = 0
     rng: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -121,7 +122,11 @@ def train(
     aid: Lesson,
     mark: str,
 ) -> list[dict[str, Any]]:
-    """Train the network in place; it ends with the weights of its best validation.
+    """Train the network in place; it ends with the weights of its last good epoch.
+
+    An epoch is good unless its validation lies below the best one by more than the standard error
+    of their difference: the rate falls to the end, so a later epoch is better than the luck of an
+    earlier one. Training ends after `patience` epochs in a row that are not good.
 
     A checkpoint in `aid.folder` with the same `mark`, seed and first weights is gone on from,
     exactly as if training had never stopped; others are ignored.
@@ -237,24 +242,27 @@ class _Run:
     def _close(self, epoch: int, loss: float, seconds: float) -> None:
         """Validate, keep the best, write the checkpoint."""
         self.lesson.net.eval()
-        found = self.lesson.validate()
+        gains = self.lesson.validate()
+        found = None if gains is None else float(np.mean(gains))
         entry = {"epoch": epoch + 1, "loss": loss, "validation": found, "seconds": seconds}
         self.progress.curve.append(entry)
         log.info(
             "head=%s epoch=%d loss=%.4f validation=%s seconds=%.1f",
             self.name, epoch + 1, loss, "none" if found is None else f"{found:.4f}", seconds,
         )  # fmt: skip
-        if found is not None and found > self.progress.best:
-            self.progress.best, self.progress.best_epoch = found, epoch + 1
+        if gains is not None and good(gains, self.progress.best):
+            self.progress.kept = epoch + 1
             state = self.lesson.net.state_dict()
             self.best = {k: v.detach().clone() for k, v in state.items()}
+        if gains is not None and np.mean(gains) > np.mean(self.progress.best or [-np.inf]):
+            self.progress.best = [float(g) for g in gains]
         self._keep()
 
     def _finished(self) -> bool:
-        """Whether validation has not improved for `patience` epochs."""
-        if not np.isfinite(self.progress.best):
+        """Whether the last `patience` epochs were not good."""
+        if not self.progress.best:
             return False
-        return len(self.progress.curve) - self.progress.best_epoch >= self.config.patience
+        return len(self.progress.curve) - self.progress.kept >= self.config.patience
 
     def _tell(self, epochs: float) -> None:
         self.aid.watch(f"train {self.name}", int(1_000 * epochs), 1_000 * self.config.epochs)
@@ -318,6 +326,15 @@ def _load_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor])
         number, _, what = key.partition(".")
         state.setdefault(int(number), {})[what] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def good(gains: Sequence[float], best: Sequence[float]) -> bool:
+    """Whether gains lie at most one standard error of the difference below the best ones."""
+    if not best:
+        return True
+    difference = np.subtract(gains, best)
+    error = difference.std() / np.sqrt(len(difference))
+    return bool(difference.mean() >= -error)
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

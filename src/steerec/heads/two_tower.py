@@ -129,7 +129,7 @@ class _Course:
         loss: Tensor = (softplus(-logit[:, 0]) + weight * others.sum(1)).mean()
         return loss
 
-    def validate(self) -> float | None:
+    def validate(self) -> list[float] | None:
         """See Teachable: NDCG@10 of the events held back, over the whole catalogue."""
         if not self.held:
             return None
@@ -140,11 +140,11 @@ class _Course:
             self.net, shelf, histories, told, length=self.config.length, n=self.config.rerank
         )
         vectors, bias = shelf.vectors.cpu().numpy(), shelf.bias.cpu().numpy()
-        total = 0.0
+        gains: list[float] = []
         for short, track in zip(found, self.held, strict=True):
             scores = short.scores(vectors @ short.u + bias, None)
-            total += gain(scores, track, repeats=self.repeats)
-        return total / len(self.held)
+            gains.append(gain(scores, track, repeats=self.repeats))
+        return gains
 
 
 def evened(member: Floats) -> Floats:
