@@ -1,7 +1,9 @@
 """Calibration: a head's score becomes z, the log of how much likelier than average the item is."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,8 @@ from steerec.contracts import Floats
 from steerec.errors import ConfigError
 
 Z_LIMIT = 12.0  # nats
+APART = 1_000.0  # between the curves of two heads laid out one after the other; asinh is below 200
+MARGIN = 1e-4  # nats by which bounds are wider, for the rounding of float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,63 @@ class Curve:
         z[np.isnan(scores)] = 0.0
         return z
 
+    @cached_property
+    def bounds(self) -> Floats:
+        """(65536, 2) float32: least and greatest z of scores with the same upper 16 bits."""
+        upper = np.arange(2**16, dtype=np.uint32) << np.uint32(16)
+        ends = np.stack([upper, upper | np.uint32(2**16 - 1)], axis=1).view(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # some are infinite, or nearly
+            z = np.sort(np.nan_to_num(self(ends)), axis=1)
+        return np.asarray(z + np.array([-MARGIN, MARGIN], np.float32), np.float32)
+
+    @cached_property
+    def flipped_bounds(self) -> Floats:
+        """`bounds` with the greatest z first, as a head of negative weight needs them."""
+        return np.ascontiguousarray(self.bounds[:, ::-1])
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves of several heads for one user, asked together: what a request needs."""
+
+    curves: tuple[Curve, ...]
+
+    def __call__(self, scores: Floats) -> Floats:
+        """(n_heads, n) scores to z, as each head's curve gives it."""
+        if not self.curves:
+            return scores
+        scale, x, z = self._laid_out
+        at = np.arcsinh(scores * scale) + APART * np.arange(len(self.curves))[:, None]
+        found: Floats = np.interp(at, x, z).astype(np.float32)
+        np.clip(found, -Z_LIMIT, Z_LIMIT, out=found)
+        found[np.isnan(scores)] = 0.0
+        return found
+
+    def bounds(self, scores: Floats, weights: NDArray[np.float64]) -> tuple[Floats, Floats]:
+        """(n,) and (n,): least and greatest Σ w z of each item, from tables; a little too wide."""
+        code = (scores.view(np.uint32) >> np.uint32(16)).astype(np.intp)
+        pairs = np.empty(scores.shape, np.int64)  # each two float32, looked up as one
+        for row, (curve, weight) in enumerate(zip(self.curves, weights, strict=True)):
+            table = curve.bounds if weight >= 0 else curve.flipped_bounds
+            np.take(table.view(np.int64)[:, 0], code[row], out=pairs[row], mode="clip")
+        both = (weights.astype(np.float32) @ pairs.view(np.float32)).reshape(-1, 2)
+        return both[:, 0], both[:, 1]
+
+    @cached_property
+    def _laid_out(self) -> tuple[Floats, NDArray[np.float64], NDArray[np.float64]]:
+        """(n_heads, 1) factors, and the knots of all curves on one axis, ends drawn out."""
+        reach = APART / 5
+        parts = []
+        for row, curve in enumerate(self.curves):
+            rise = 0.0
+            if len(curve.x) > 1:
+                rise = (curve.z[-1] - curve.z[-2]) / (curve.x[-1] - curve.x[-2])
+            x = np.concatenate([[curve.x[0] - reach], curve.x, [curve.x[-1] + reach]])
+            z = np.concatenate([curve.z[:1], curve.z, [curve.z[-1] + rise * reach]])
+            parts.append((x + APART * row, z))
+        scale = np.array([[1 / curve.scale] for curve in self.curves], np.float32)
+        return scale, np.concatenate([x for x, _ in parts]), np.concatenate([z for _, z in parts])
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -76,6 +137,10 @@ class Calibration:
             rows = bucket == number
             z[rows] = self.curves[number](scores[rows])
         return z
+
+    def curve(self, length: int) -> Curve:
+        """The curve for a history of this length."""
+        return self.curves[bisect_left(self.lengths, length)]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Reasons: which heads spoke for an item, and which of the user's own events."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,12 +41,33 @@ class Reasons:
     panel: Panel
     catalogue: Catalogue
 
-    def of(self, person: Person, item_idx: int, sources: Mapping[str, float], now: float) -> Reason:
-        """The reason of one item; the two heads that spoke strongest are asked for events.
+    def of_all(
+        self,
+        person: Person,
+        items: Indices,
+        sources: Sequence[Mapping[str, float]],
+        now: float,
+    ) -> list[Reason]:
+        """The reason of each item; the two heads that spoke strongest are asked for events.
 
         Args:
-            sources: head name → its share w_k z_k of the item's score, in nats.
+            sources: of each item, head name → its share w_k z_k of the item's score, in nats.
         """
+        own, place = np.unique(person.history.item_idx, return_inverse=True)
+        return [
+            self._of(person, item_idx, shares, now, (own, place))
+            for item_idx, shares in zip(items.tolist(), sources, strict=True)
+        ]
+
+    def _of(
+        self,
+        person: Person,
+        item_idx: int,
+        sources: Mapping[str, float],
+        now: float,
+        own: tuple[Indices, NDArray[np.int64]],
+    ) -> Reason:
+        """Args: own: the history's items, and the place among them of each event's."""
         spoke = sorted((n for n in sources if sources[n] > 0), key=lambda n: -sources[n])
         events = np.zeros(len(person.history))
         anchor: int | None = None
@@ -55,8 +76,7 @@ class Reasons:
             events += sources[name] * shares
             if name == spoke[0] and shares.any():
                 anchor = int(person.history.item_idx[_newest_max(shares)])
-        strongest = _strongest(person.history.item_idx, events)
-        because = tuple(str(self.panel.model.data.item_ids[i]) for i in strongest)
+        because = tuple(str(self.panel.model.data.item_ids[i]) for i in _strongest(*own, events))
         lead = spoke[0] if spoke else ""
         return Reason(self._sentence(lead, item_idx, anchor, person.history, now), because)
 
@@ -68,8 +88,9 @@ class Reasons:
         told = self.panel.because(name, person.states[name], item_idx)
         n = min(len(told), len(shares))  # a state may hold the newest events only
         if n:
-            shares[-n:] = np.maximum(np.nan_to_num(told[-n:]), 0.0)
-        return np.asarray(shares / max(float(shares.sum()), 1e-300))
+            shares[-n:] = np.fmax(told[-n:], 0.0)  # NaN: 0
+        shares /= max(float(shares.sum()), 1e-300)
+        return shares
 
     def _sentence(
         self, head: str, item_idx: int, anchor: int | None, history: History, now: float
@@ -128,11 +149,15 @@ def _newest_max(shares: NDArray[np.float64]) -> int:
     return len(shares) - 1 - int(np.argmax(shares[::-1]))
 
 
-def _strongest(items: Indices, events: NDArray[np.float64]) -> list[int]:
-    """At most three items whose events spoke most, the strongest first; ties by index."""
+def _strongest(own: Indices, place: NDArray[np.int64], events: NDArray[np.float64]) -> list[int]:
+    """At most three items whose events spoke most, the strongest first; ties by index.
+
+    Args:
+        own: (n_own,) items of the history, rising.
+        place: (n_events,) whose event each is, as a place in `own`.
+    """
     if not events.any():
         return []
-    unique, place = np.unique(items, return_inverse=True)
     total = np.bincount(place, events)
     order = np.argsort(-np.round(total, 9), kind="stable")[:MOST_EVENTS]
-    return [int(unique[i]) for i in order if total[i] > 0]
+    return [int(own[i]) for i in order if total[i] > 0]

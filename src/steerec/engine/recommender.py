@@ -19,8 +19,10 @@ from steerec.contracts import (
     Slate,
 )
 from steerec.engine.about import about_of
+from steerec.engine.calibrate import Curves
 from steerec.engine.likeness import Likeness
 from steerec.engine.model import Model
+from steerec.engine.narrow import contenders
 from steerec.engine.panel import Panel
 from steerec.engine.people import People, Person
 from steerec.engine.pool import Pool, PoolConfig
@@ -28,6 +30,8 @@ from steerec.engine.reasons import Reasons
 from steerec.engine.rules import Catalogue
 
 log = logging.getLogger(__name__)
+
+WORTH_NARROWING = 3  # times as many candidates as the pool takes; below, all are as fast
 
 
 @dataclass(frozen=True)
@@ -77,15 +81,13 @@ class Recommender:
             DataError: if the filter names an attribute that items do not have, or the encoder
                 is not the one the items were encoded by.
         """
-        scored = self._score(query)
+        scored = self._score(query, narrow=True)
         allowed = scored.allowed[scored.items]
         pool = self._pool.shortlist(scored.blend, scored.z, allowed, query.n)
         return Slate(
             request_id=f"{int(self.rng.integers(2**63)):016x}",
             strategy_version=self.model.strategy.version,
-            items=tuple(
-                self._choice(scored, int(at), i) for i, at in enumerate(pool[: query.n], 1)
-            ),
+            items=self._choices(scored, pool[: query.n]),
             skipped=scored.skipped,
             left_out=scored.left_out,
         )
@@ -154,8 +156,12 @@ class Recommender:
         """Head name → how often it failed and was left out."""
         return dict(self._panel.failures)
 
-    def _score(self, query: Query, *, also: Indices | None = None) -> _Scored:
-        """Score the candidates of a query, and the items in `also`."""
+    def _score(self, query: Query, *, also: Indices | None = None, narrow: bool = False) -> _Scored:
+        """Score the candidates of a query, and the items in `also`.
+
+        Args:
+            narrow: leave out what cannot come into the pool.
+        """
         _check_n(query.n)
         now = self._people.latest() if query.now is None else query.now
         person, skipped = self._who(query, now)
@@ -164,22 +170,32 @@ class Recommender:
         items = self._pool.candidates(person.history, person.states, allowed, query.n, now)
         if items is not None and also is not None:
             items = np.union1d(items, also).astype(np.int32)
-        raw = self._panel.score(person.states, items, now)
-        names = tuple(name for name in self.model.heads if name in raw)
-        width = self.model.data.n_items if items is None else len(items)
-        z = self._calibrated(raw, names, person.history.n_told, width)
+        answers = self._panel.score(person.states, items, now)
+        names = tuple(name for name in self.model.heads if name in answers)
+        items = self._all_items if items is None else items
+        raw = np.empty((len(names), len(items)), np.float32)
+        for row, name in enumerate(names):
+            raw[row] = answers[name]
+        curves = self._curves(names, person.history.n_told)
         weights = self._weights(query, person.history, names, now)
+        most = max(self.pool.top, query.n)
+        if narrow and len(items) > WORTH_NARROWING * most:
+            may = allowed[items]
+            sure, each = self.model.unseen[items], self.pool.top_head
+            kept = contenders(raw, curves, weights, may, sure=sure, n=most, each=each)
+            items, raw = items[kept], raw[:, kept]
+        z = curves(raw)
         return _Scored(
             person=person,
             now=now,
-            items=np.arange(width, dtype=np.int32) if items is None else items,
+            items=items,
             names=names,
             z=z,
             weights=weights,
             blend=self._blend(z, weights, names, items),
             allowed=allowed,
             skipped=skipped,
-            left_out=tuple(name for name in self.model.heads if name not in raw),
+            left_out=tuple(name for name in self.model.heads if name not in answers),
         )
 
     def _who(self, query: Query, now: float) -> tuple[Person, tuple[str, ...]]:
@@ -200,15 +216,14 @@ class Recommender:
         )
         return self._people.with_session(person, visit), skipped
 
-    def _calibrated(
-        self, raw: Mapping[str, Floats], names: tuple[str, ...], length: int, width: int
-    ) -> Floats:
-        """(n_heads, width) float32: z of the heads that answered."""
-        lengths = np.array([length])
-        z = np.zeros((len(names), width), np.float32)
-        for row, name in enumerate(names):
-            z[row] = self.model.calibrations[name](raw[name][None], lengths)[0]
-        return z
+    def _curves(self, names: tuple[str, ...], length: int) -> Curves:
+        """The curves of these heads for a history of this length."""
+        calibrations = self.model.calibrations
+        curves = tuple(calibrations[name].curve(length) for name in names)
+        key = tuple(map(id, curves))  # they live as long as the model
+        if key not in self._laid_out:
+            self._laid_out[key] = Curves(curves)
+        return self._laid_out[key]
 
     def _weights(
         self, query: Query, history: History, names: tuple[str, ...], now: float
@@ -217,19 +232,23 @@ class Recommender:
         phi = self.model.phi(
             [history], np.array([now]), scenario=query.scenario, device=query.device
         )[0]
-        rows = [self.model.strategy.heads.index(name) for name in names]
-        return np.asarray(self.model.strategy.theta[rows] @ phi)
+        return np.asarray(self._of(self.model.strategy.theta, names) @ phi)
+
+    def _of(self, numbers: NDArray[np.float64], names: tuple[str, ...]) -> NDArray[np.float64]:
+        """The rows of these heads."""
+        heads = self.model.strategy.heads
+        return numbers if names == heads else numbers[[heads.index(name) for name in names]]
 
     def _blend(
         self,
         z: Floats,
         weights: NDArray[np.float64],
         names: tuple[str, ...],
-        items: Indices | None,
+        items: Indices,
     ) -> NDArray[np.float64]:
         """(n,): w·z, with what the strategy adds for items without events."""
         blend = np.asarray(weights @ z)
-        new = self.model.unseen if items is None else self.model.unseen[items]
+        new = self.model.unseen[items]
         if new.any():
             more, nats = self._for_unseen(names)
             blend[new] += more @ z[:, new] + nats
@@ -238,24 +257,38 @@ class Recommender:
     def _for_unseen(self, names: tuple[str, ...]) -> tuple[NDArray[np.float64], float]:
         """What an item without events gets more: (n_names,) weights, and nats beside."""
         more, nats = self.model.for_unseen
-        return more[[self.model.strategy.heads.index(name) for name in names]], nats
+        return self._of(more, names), nats
 
-    def _choice(self, scored: _Scored, at: int, position: int) -> Choice:
-        item_idx = int(scored.items[at])
-        weights = scored.weights
-        if self.model.unseen[item_idx]:
-            weights = weights + self._for_unseen(scored.names)[0]
-        shares = weights * scored.z[:, at]
-        sources = dict(zip(scored.names, shares.tolist(), strict=True))
-        reason = self._reasons.of(scored.person, item_idx, sources, scored.now)
-        return Choice(
-            item_id=str(self.model.data.item_ids[item_idx]),
-            score=float(scored.blend[at]),
-            position=position,
-            sources=sources,
-            reason=reason.sentence,
-            because=reason.because,
+    def _choices(self, scored: _Scored, places: Indices) -> tuple[Choice, ...]:
+        """The places of the list, best first, each with its sources and its reason."""
+        items = scored.items[places]
+        weights = np.repeat(scored.weights[None], len(items), axis=0)
+        if (new := self.model.unseen[items]).any():
+            weights[new] += self._for_unseen(scored.names)[0]
+        shares = (weights * scored.z[:, places].T).tolist()
+        sources = [dict(zip(scored.names, row, strict=True)) for row in shares]
+        reasons = self._reasons.of_all(scored.person, items, sources, scored.now)
+        return tuple(
+            Choice(
+                item_id=str(self.model.data.item_ids[item_idx]),
+                score=float(scored.blend[at]),
+                position=position,
+                sources=share,
+                reason=reason.sentence,
+                because=reason.because,
+            )
+            for position, (item_idx, at, share, reason) in enumerate(
+                zip(items.tolist(), places.tolist(), sources, reasons, strict=True), 1
+            )
         )
+
+    @cached_property
+    def _all_items(self) -> Indices:
+        return np.arange(self.model.data.n_items, dtype=np.int32)
+
+    @cached_property
+    def _laid_out(self) -> dict[tuple[int, ...], Curves]:
+        return {}
 
     @cached_property
     def _panel(self) -> Panel:

@@ -33,7 +33,8 @@ class Catalogue:
         for attribute, values in query.filter.items():
             allowed &= self._having(attribute, values)
         index = self.data.item_index
-        allowed[[index[i] for i in query.exclude if i in index]] = False
+        if query.exclude:
+            allowed[[index[i] for i in query.exclude if i in index]] = False
         own = history.item_idx if not repeats else _disliked(history)
         allowed[own] = False
         return allowed
@@ -102,5 +103,7 @@ def _by_value(column: pl.Series) -> dict[str, Indices]:
 
 def _disliked(history: History) -> Indices:
     """Items whose newest event weighs below 0."""
-    newest = dict(zip(history.item_idx.tolist(), history.weight.tolist(), strict=True))
-    return np.array([item for item, weight in newest.items() if weight < 0], np.int32)
+    if not (history.weight < 0).any():
+        return history.item_idx[:0]
+    items, newest = np.unique(history.item_idx[::-1], return_index=True)
+    return np.asarray(items[history.weight[::-1][newest] < 0])
