@@ -24,8 +24,8 @@ Blend = Callable[[Sequence[History], Times], Floats]  # (n_histories, n_items) s
 BLOCK = 2_048  # items whose codes are widened at once: 512 KiB of float32, which stays in the cache
 STEPS = 127  # of an int8 code on either side of 0
 ENTRIES = 4_000_000  # scores of the blend asked for at once; each head's stand beside them
+TEXT_L2 = 0.01  # pull of the map from texts towards 0, as `l2`
 SPARE = 16  # directions found beside those kept: the last of a random search are poor
-CONSTANT = 0.1  # what everybody's sum of events has in common, beside the events
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class FusedConfig:
     keep: int = 1_000  # best items of a lesson that it learns to tell from the rest, at most
     decay: float = 0.7  # weight of an event of the history against the one after it
     last: int = 50  # newest events asked with
-    l2: float = 30.0  # pull of the map from events to a user's numbers towards 0
+    l2: float = 0.03  # pull of the map from events to a user's numbers, against the lessons' own
     by_text: float = 3.0  # lessons that an item's text counts for, against those that name it
 
     def __post_init__(self) -> None:
@@ -172,7 +172,7 @@ class Fused:
         short = sparse.csr_matrix(
             (query.data, place, query.indptr), shape=(len(histories), len(used))
         )
-        constant = np.full((len(histories), 1), CONSTANT, np.float32)
+        constant = np.ones((len(histories), 1), np.float32)
         return np.concatenate([short @ numbers, constant], axis=1).astype(np.float32)
 
     def _blocks(self) -> Iterator[tuple[int, int, Floats]]:
@@ -250,7 +250,7 @@ def _text_map(places: Floats, vectors: Floats | None, named: Floats) -> Floats:
         return np.zeros((0, places.shape[1]), np.float32)
     told = np.flatnonzero((named > 0) & vectors.any(axis=1))
     root = np.sqrt(named[told] / max(float(named.sum()), 1.0))[:, None]
-    return _ridge(vectors[told] * root, places[told] * root, 1e-2 / max(vectors.shape[1], 1))
+    return _ridge(vectors[told] * root, places[told] * root, TEXT_L2)
 
 
 def _by_text(places: Floats, told: Floats, named: Floats, weight: float) -> Floats:
@@ -261,8 +261,13 @@ def _by_text(places: Floats, told: Floats, named: Floats, weight: float) -> Floa
 
 
 def _ridge(given: Floats, wanted: Floats, l2: float) -> Floats:
-    """(n_given, n_wanted) float32 weights W that minimise |given W - wanted|² + l2 |W|²."""
-    gram = given.T.astype(np.float64) @ given + l2 * np.eye(given.shape[1])
+    """(n_given, n_wanted) float32 weights W that minimise |given W - wanted|² + l2 |S W|².
+
+    S has the lengths of the columns of `given` on its diagonal: their units play no part.
+    """
+    gram = given.T.astype(np.float64) @ given
+    gram[np.diag_indices(len(gram))] *= 1 + l2
+    gram[np.diag_indices(len(gram))] += 1e-12  # a column of zeros gets no weight
     return np.linalg.solve(gram, given.T @ wanted).astype(np.float32)
 
 
