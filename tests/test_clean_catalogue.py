@@ -89,6 +89,14 @@ def test_spellings_of_a_category_merge_into_the_commonest():
     assert count(done, "categories").repaired == 2
 
 
+def test_the_note_names_three_spellings_and_counts_the_rest():
+    names = [["Garden"]] * 9 + [[g] for g in ("GARDEN", "garden", "gArden", "Garden!", "garden ")]
+    items = pl.DataFrame({"item_id": [f"i{k}" for k in range(14)], "categories": names})
+    note = count(run(items), "categories").note
+    assert note.count("→") == 3
+    assert note.endswith("and 2 more spellings")
+
+
 def test_only_rare_and_long_misspellings_merge():
     spell = {"Kitchen": 100, "Kitchin": 5, "Kitchens": 6, "Hat": 100, "Het": 1, "Size 100": 100}
     renames = spelling_map({**spell, "Size 101": 1}, rare_ratio=0.05, min_chars=7)

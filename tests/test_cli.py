@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from steerec.cli import app, options
 from steerec.cli.ask import parse_filters
 from steerec.cli.learn import in_words
-from steerec.cli.show import as_json, short
+from steerec.cli.show import as_json, notes_on_stderr, short
 from steerec.data.dataset import Dataset, build_dataset
 from steerec.data.read import read_tables
 from steerec.data.sample import sample_shop, write_csv
@@ -390,6 +391,11 @@ def test_evaluate_shows_every_model_with_its_interval(evaluated):
         assert re.search(shown, out), name
 
 
+def test_evaluate_says_what_its_figures_mean(evaluated):
+    assert "NDCG@10: how high in the list the right item stands" in evaluated[0]
+    assert "HR@10: share of requests with a right item in the list" in evaluated[0]
+
+
 def test_evaluate_writes_a_page_into_a_new_folder(evaluated):
     assert "How good are the" in (evaluated[2] / "deep" / "report.html").read_text("utf-8")
 
@@ -424,6 +430,19 @@ def test_a_model_that_is_nowhere_is_an_error_that_names_the_way_without(tmp_path
 
 
 # Words
+
+
+def test_a_warning_of_the_library_is_noted_once_beside_the_results(capsys):
+    library = logging.getLogger("steerec")
+    before = list(library.handlers)
+    notes_on_stderr()
+    for _ in range(3):
+        library.getChild("engine").warning("head=%s left_out reason=%s", "social", "no friends")
+    library.info("nothing to see")
+    library.handlers = before
+    told = capsys.readouterr()
+    assert told.err == "note: head=social left_out reason=no friends\n"
+    assert told.out == ""
 
 
 def test_a_long_title_is_cut_at_a_word():

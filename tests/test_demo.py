@@ -1,5 +1,6 @@
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,7 @@ from steerec.cli.demo import (
     pick_shoppers,
     usable_task,
 )
+from steerec.cli.learn import print_left_out
 from steerec.contracts import Choice, Slate
 from steerec.data.dataset import build_dataset
 from steerec.data.sample import sample_shop, write_csv
@@ -82,7 +84,15 @@ def test_the_click_changes_the_list_and_is_timed(told):
 
 def test_the_demo_leaves_a_report_and_the_quarantine(told):
     assert "How good are the" in (told[1] / "report.html").read_text("utf-8")
-    assert (told[1] / "quarantine.jsonl").read_text("utf-8")
+    lines = (told[1] / "quarantine.jsonl").read_text("utf-8").splitlines()
+    assert f"{len(lines)} rows in steerec-demo/quarantine.jsonl" in told[0]
+
+
+def test_heads_that_the_data_cannot_teach_are_named(capsys):
+    model = SimpleNamespace(heads={"ease": None})
+    print_left_out(model, FitConfig(heads=("ease", "social")))
+    print_left_out(model, FitConfig(heads=("ease",)))
+    assert capsys.readouterr().out == "Left out, for these data cannot teach it: social\n"
 
 
 def test_shoppers_have_few_some_and_many_events():

@@ -457,4 +457,16 @@ def test_a_repeat_says_how_often_and_when():
     reason = {choice.item_id: choice.reason for choice in slate.items}
     sources = {choice.item_id: choice.sources["repeat"] for choice in slate.items}
     assert sources["i0001"] > 0
-    assert reason["i0001"] == "Yours before: 3 times, last 23 days ago."
+    assert reason["i0001"] == "You turned to it 3 times, last 23 days ago."
+
+
+def test_an_item_of_the_own_history_is_told_as_such_and_not_as_like_itself():
+    r = only("content")
+    r._people._live["new"] = History(
+        np.array([1], np.int32), np.ones(1, np.float32), np.array([world().now]),
+        np.array([-1], np.int32),
+    )  # fmt: skip
+    slate = r.recommend(Query("new", n=60, repeats=True, now=world().now + 3_600.0))
+    reason = {choice.item_id: choice.reason for choice in slate.items}
+    assert reason["i0001"] == "You turned to it before, today."
+    assert reason["i0007"].startswith("Similar in text to")

@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from steerec.cli import ask, demo, intake, learn, search
+from steerec.cli.show import notes_on_stderr
 from steerec.cli.threads import sleep_while_waiting
 from steerec.errors import SteerecError
 from steerec.version import __version__
@@ -74,4 +75,5 @@ ask.register(app)
 def main() -> None:
     """Run the command line."""
     sleep_while_waiting()
+    notes_on_stderr()
     app()

@@ -15,6 +15,7 @@ from steerec.cli.learn import (
     encode_showing,
     fit_showing,
     measure,
+    print_left_out,
     print_result,
     write_result,
 )
@@ -70,6 +71,7 @@ def demo(
     came = _take_in(options.source_of(settings, data, files), settings)
     out.mkdir(parents=True, exist_ok=True)
     print_intake(came)
+    _put_aside(came, out / QUARANTINE)
     with one_thread_if_small(came.data.n_items):
         _step(2, "Compare with popularity on events held out")
         _compare(came, settings, fit_config, seed=learning.seed, data=data, out=out)
@@ -148,6 +150,13 @@ def _take_in(source: "Source", settings: "Settings") -> "Intake":
     return take_in_showing(source, settings.clean, now=now)
 
 
+def _put_aside(came: "Intake", file: Path) -> None:
+    if came.cleaned is not None:
+        came.cleaned.write_quarantine(file)
+        n = counted(len(came.cleaned.quarantine), "row")
+        show.out().print(f"Put aside, each with the rule and the reason: {n} in {file}")
+
+
 def _compare(
     came: "Intake",
     settings: "Settings",
@@ -157,10 +166,7 @@ def _compare(
     data: str,
     out: Path,
 ) -> None:
-    tables = came.read.tables
-    if came.cleaned is not None:
-        came.cleaned.write_quarantine(out / QUARANTINE)
-        tables = came.cleaned.tables
+    tables = came.read.tables if came.cleaned is None else came.cleaned.tables
     show.out().print(
         "Measured on the cleaned events, with lighter settings than `steerec evaluate` uses."
     )
@@ -219,10 +225,10 @@ def _learn(
     model = fit_showing(with_vectors(data, vectors), config, np.random.default_rng(seed))
     took = time.perf_counter() - began
     show.out().print(
-        f"{counted(data.n_events, 'event')} learnt by {counted(len(model.heads), 'head')} in "
-        f"{took:.1f} s: "
-        f"{', '.join(model.heads)}."
+        f"{counted(data.n_events, 'event')} learnt by {counted(len(model.heads), 'model')} in "
+        f"{took:.1f} s: {', '.join(model.heads)}."
     )
+    print_left_out(model, config)
     return Recommender(model, np.random.default_rng(seed), settings.pool)
 
 

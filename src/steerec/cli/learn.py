@@ -224,7 +224,7 @@ def measure(
 
 def print_result(result: Mapping[str, Any]) -> None:
     """The comparison, what must be known to read it, and the answer in words."""
-    from steerec.evaluation.wording import PROTOCOLS, TRACKS, answer
+    from steerec.evaluation.wording import METRICS, PROTOCOLS, TRACKS, answer
 
     console = show.out()
     console.print(f"{PROTOCOLS[result['protocol']]} {TRACKS[result['track']]}")
@@ -235,6 +235,8 @@ def print_result(result: Mapping[str, Any]) -> None:
     for note in result["notes"]:
         console.print(f"Note: {show.escape(note)}")
     console.print(show.comparison_table(result))
+    for metric in ("ndcg@10", show.second_metric(result)):
+        console.print(f"[dim]{metric.upper()}: {METRICS[metric.partition('@')[0]]}[/]")
     console.print(answer(result))
     seconds = result["seconds"]
     parts = ", ".join(f"{name} {seconds[name]:.1f} s" for name in ("encode", "fit", "evaluate"))
@@ -262,9 +264,14 @@ def print_model(model: "Model", config: "FitConfig") -> None:
         words = in_words(usual[name], sum(max(w, 0.0) for w in usual.values()))
         made.add_row(name, seconds, f"{usual[name]:+.2f}", f"{new[name]:+.2f}", words)
     show.out().print(made)
-    for name in config.heads:
-        if name not in model.heads:
-            show.out().print(f"{name}: left out, these data cannot teach it")
+    print_left_out(model, config)
+
+
+def print_left_out(model: "Model", config: "FitConfig") -> None:
+    """The heads that were asked for and could not be fitted."""
+    names = [name for name in config.heads if name not in model.heads]
+    if names:
+        show.out().print(f"Left out, for these data cannot teach it: {', '.join(names)}")
 
 
 def head_weights(model: "Model") -> tuple[dict[str, float], dict[str, float]]:

@@ -1,6 +1,7 @@
 """How results look in a terminal: tables, sentences and progress."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,23 @@ _TITLE_CHARS = 46
 def out() -> Console:
     """The console of results; made on demand, since tests change where it points."""
     return Console(highlight=False)
+
+
+def notes_on_stderr() -> None:
+    """Show each warning of the library once, as a note beside the results."""
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        new = text not in said
+        said.add(text)
+        return new
+
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    handler.addFilter(is_new)
+    logging.getLogger("steerec").addHandler(handler)
 
 
 @contextmanager
@@ -111,7 +129,7 @@ def comparison_table(result: Mapping[str, Any]) -> Table:
     """NDCG and hits by model, the best first, with 95 % intervals."""
     from steerec.evaluation.wording import name_of
 
-    second = "recall@10" if result["protocol"] == "basket" else "hr@10"
+    second = second_metric(result)
     models = result["results"]
     made = table(
         "Model", "NDCG@10", "95 % interval", second.upper(), "95 % interval", right=(1, 2, 3, 4)
@@ -122,6 +140,11 @@ def comparison_table(result: Mapping[str, Any]) -> Table:
         style = {"blend": "bold", "popularity": "dim", "recent_popularity": "dim"}.get(name)
         made.add_row(name_of(name), *cells, style=style)
     return made
+
+
+def second_metric(result: Mapping[str, Any]) -> str:
+    """The figure beside NDCG: of several right items the share that was found, of one whether."""
+    return "recall@10" if result["protocol"] == "basket" else "hr@10"
 
 
 def _measured(row: Mapping[str, Any], metric: str) -> tuple[str, str]:

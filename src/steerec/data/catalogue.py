@@ -8,9 +8,11 @@ from collections.abc import Iterator
 
 import polars as pl
 
+from steerec.data.counted import counted
 from steerec.data.rules import Verdict
 
 TEXTS = ("title", "description")
+_SHOWN = 3  # spellings that the report names
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2060\ufeff]")
 _TAG = re.compile(
     r"</?(?:p|br|b|i|em|strong|ul|ol|li|div|span|h[1-6])\b[^>]{0,200}>", re.IGNORECASE
@@ -92,7 +94,9 @@ def categories(items: pl.DataFrame, *, rare_ratio: float, min_chars: int) -> Ver
         .list.unique(maintain_order=True)
     )
     repaired = items.select(merged.ne_missing(pl.col("categories")).sum()).item()
-    shown = ", ".join(f"{a!r} → {b!r}" for a, b in list(renames.items())[:3])
+    shown = ", ".join(f"{a!r} → {b!r}" for a, b in list(renames.items())[:_SHOWN])
+    if len(renames) > _SHOWN:
+        shown += f" and {counted(len(renames) - _SHOWN, 'more spelling')}"
     return Verdict(items.with_columns(categories=merged), repaired=int(repaired), note=shown)
 
 

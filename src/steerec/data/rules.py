@@ -242,7 +242,7 @@ def _reject_users(events: pl.DataFrame, reasons: pl.DataFrame) -> Verdict:
     if reasons.is_empty():
         return Verdict(events)
     joined = events.select("user_id").join(reasons, on="user_id", how="left", maintain_order="left")
-    return Verdict(events, joined["reason"], note=counted(len(reasons), "user"))
+    return Verdict(events, joined["reason"], note=f"all events of {counted(len(reasons), 'user')}")
 
 
 def _reasons(n_rows: int, at: pl.Series, reason: str) -> pl.Series:

@@ -95,7 +95,8 @@ class Reasons:
     def _sentence(
         self, head: str, item_idx: int, anchor: int | None, history: History, now: float
     ) -> str:
-        if head == "repeat":
+        known = _own(history, item_idx).any()
+        if head == "repeat" or (known and (head == "content" or anchor in (None, item_idx))):
             return _returned(history, item_idx, now)
         if head == "trending":
             return self._popular()
@@ -125,14 +126,20 @@ class Reasons:
 
 
 def _returned(history: History, item_idx: int, now: float) -> str:
-    own = (history.item_idx == item_idx) & (history.weight > 0)
-    times = "once" if own.sum() == 1 else f"{int(own.sum())} times"
-    since = (now - history.time[own][-1]) / DAY_S if own.any() else np.nan
+    own = _own(history, item_idx)
+    n = int(own.sum())
+    words = f"You turned to it {counted(n, 'time')}" if n > 1 else "You turned to it before"
+    since = (now - history.time[own][-1]) / DAY_S if n else np.nan
     if np.isnan(since):
-        return f"Yours before: {times}."
+        return f"{words}."
     days = max(int(since), 0)
-    last = "today" if days == 0 else f"{counted(days, 'day')} ago"
-    return f"Yours before: {times}, last {last}."
+    when = "today" if days == 0 else f"{counted(days, 'day')} ago"
+    return f"{words}, last {when}." if n > 1 else f"{words}, {when}."
+
+
+def _own(history: History, item_idx: int) -> NDArray[np.bool_]:
+    """(n_events,): which events are the person's own with this item, liked."""
+    return (history.item_idx == item_idx) & (history.weight > 0)
 
 
 def _without_events(head: str) -> str:
