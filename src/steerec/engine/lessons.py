@@ -142,7 +142,9 @@ class Teacher:
             more = (lesson,) if trains(name) else ()
             head: Head = kind.fit(data, config, rng, *more)
         except (DataError, TrainingError) as e:
-            log.warning("head=%s left_out reason=%s", name, e)
+            # What data lack is no fault; a training that was lost is.
+            level = logging.INFO if isinstance(e, DataError) else logging.WARNING
+            log.log(level, "head=%s left_out reason=%s", name, e)
             self.lost[name] = str(e)
             return None
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
