@@ -121,7 +121,7 @@ def test_a_history_scores_the_same_alone_and_among_longer_ones(head, config):
 
 
 def test_the_moment_of_the_request_counts_where_times_are_known():
-    head, blind = fitted(), fitted(Sequence, SequenceConfig(epochs=6, length=30, times=False))
+    head, blind = fitted(), fitted(Sequence, SequenceConfig(epochs=1, length=12, times=False))
     history = held_out().histories[0]
     soon, late = history.time[-1:] + 60, history.time[-1:] + 90 * 86_400
     for model, differs in ((head, True), (blind, False)):

@@ -71,6 +71,7 @@ def run_product(name: str, scenario: Scenario, data_dir: Path, seed: int) -> Non
             f"--data-dir={data_dir}",
             f"--protocol={scenario.protocol}",
             f"--track={scenario.track}",
+            f"--heads={scenario.heads}",
             f"--seed={seed}",
             f"--json={out}",
         ]

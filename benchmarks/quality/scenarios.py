@@ -10,18 +10,26 @@ class Scenario:
     Attributes:
         data: name of the set's folder in the data directory.
         peers: whether the peers can do it; none of them learns event by event, or reads texts.
+        heads: as `--heads` takes them; an id that was measured with some keeps them.
     """
 
     data: str
     protocol: str
     track: str
     peers: bool = True
+    heads: str = "quick"
 
 
 SCENARIOS: dict[str, Scenario] = {
     "P1-ml-1m": Scenario("ml-1m", "loo", "time-blind"),
     "P1-amazon-beauty": Scenario("amazon-beauty", "loo", "time-blind"),
     "P1-amazon-sports": Scenario("amazon-sports", "loo", "time-blind"),
+    "P1-ml-1m-networks": Scenario(
+        "ml-1m", "loo", "time-blind", peers=False, heads="quick,sequence"
+    ),
+    "P1-amazon-beauty-networks": Scenario(
+        "amazon-beauty", "loo", "time-blind", peers=False, heads="quick,sequence"
+    ),
     "P2-ml-100k-frozen": Scenario("ml-100k", "successive", "frozen"),
     "P2-ml-100k-live": Scenario("ml-100k", "successive", "live", peers=False),
     "P2-ml-1m-frozen": Scenario("ml-1m", "successive", "frozen"),
