@@ -37,7 +37,7 @@ from steerec.engine.newcomers import first_steps, set_users_aside
 from steerec.engine.phi import NO_HISTORY, UNSEEN_ITEM, Phi, PhiConfig
 from steerec.engine.pool import PoolConfig
 from steerec.errors import ConfigError, DataError
-from steerec.heads import HEADS
+from steerec.heads import QUICK
 from steerec.heads.contract import Head, unwatched
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,8 @@ class FitConfig:
     """Settings of a fit.
 
     Attributes:
-        heads: names from the table of heads, or `module:Class` of your own.
+        heads: names from the table of heads, or `module:Class` of your own; those that train by
+            epochs are asked for by name.
         holdout: how the cases for calibration and θ are set aside: auto, last, time, basket.
         repeats: whether items of a user's own history may be recommended; None: if the data has
             at least 2 % repeats.
@@ -64,7 +65,7 @@ class FitConfig:
         settings: head name → its settings.
     """
 
-    heads: tuple[str, ...] = tuple(HEADS)
+    heads: tuple[str, ...] = QUICK
     holdout: str = "auto"
     holdout_quantile: float = 0.9
     repeats: bool | None = None
