@@ -139,7 +139,7 @@ def _returned(history: History, item_idx: int, now: float) -> str:
 
 def _own(history: History, item_idx: int) -> NDArray[np.bool_]:
     """(n_events,): which events are the person's own with this item, liked."""
-    return (history.item_idx == item_idx) & (history.weight > 0)
+    return np.asarray((history.item_idx == item_idx) & (history.weight > 0))
 
 
 def _without_events(head: str) -> str:
