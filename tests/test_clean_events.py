@@ -169,7 +169,9 @@ def test_a_user_faster_than_a_person_is_a_bot_and_an_invoice_is_one_moment():
     assert done.quarantine["reason"].unique().item() == "bot: acted at 11 moments of one hour"
 
 
-@pytest.mark.parametrize(("bots", "note"), [(1, "all events of 1 user"), (2, "all events of 2 users")])
+@pytest.mark.parametrize(
+    ("bots", "note"), [(1, "all events of 1 user"), (2, "all events of 2 users")]
+)
 def test_the_note_of_a_rule_for_bots_counts_its_users(bots, note):
     rows = [(f"bot{b}", f"i{k}", T + k) for b in range(bots) for k in range(11)]
     done = run(events(*rows, ("u", "i", T)), "bot_rate", moments_per_hour=10)
