@@ -13,6 +13,7 @@ from steerec.errors import ConfigError
 
 Z_LIMIT = 12.0  # nats
 APART = 1_000.0  # between the curves of two heads laid out one after the other; asinh is below 200
+FEW = 0.7  # share of scores neither 0 nor unknown up to which only these are mapped one by one
 MARGIN = 1e-4  # nats by which bounds are wider, for the rounding of float32
 
 
@@ -48,15 +49,25 @@ class Curve:
 
     def __call__(self, scores: Floats) -> Floats:
         """Map scores to z, float32; NaN → 0; clipped to ±12."""
+        unknown = np.isnan(scores)
         if len(self.x) == 1:
-            return np.where(np.isnan(scores), 0.0, self.z[0]).astype(np.float32)
+            return np.where(unknown, 0.0, self.z[0]).astype(np.float32)
+        told = (scores != 0) & ~unknown
+        if np.count_nonzero(told) > FEW * scores.size:
+            z = self._mapped(scores)
+            z[unknown] = 0.0
+            return z
+        z = np.where(unknown, np.float32(0), self._mapped(np.zeros(1, np.float32)))
+        z[told] = self._mapped(scores[told])
+        return z
+
+    def _mapped(self, scores: Floats) -> Floats:
         x = np.arcsinh(scores * np.float32(1 / self.scale))
         z: Floats = np.interp(x, self.x, self.z).astype(np.float32)
         rise = np.float32((self.z[-1] - self.z[-2]) / (self.x[-1] - self.x[-2]))
         above = x > np.float32(self.x[-1])  # few: the map is cheap below and goes on rising above
         z[above] += rise * (x[above] - np.float32(self.x[-1]))
         np.clip(z, -Z_LIMIT, Z_LIMIT, out=z)
-        z[np.isnan(scores)] = 0.0
         return z
 
     @cached_property

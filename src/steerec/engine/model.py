@@ -36,6 +36,7 @@ from steerec.engine.lessons import Aids, Teacher, trains
 from steerec.engine.newcomers import first_steps, set_users_aside
 from steerec.engine.phi import NO_HISTORY, UNSEEN_ITEM, Phi, PhiConfig
 from steerec.engine.pool import PoolConfig
+from steerec.engine.scorer import Scorer
 from steerec.errors import ConfigError, DataError
 from steerec.heads import QUICK
 from steerec.heads.contract import Head, unwatched
@@ -218,7 +219,7 @@ def fit(
     first = _FirstRound(early, phi, repeats, config, unseen, absent)
     calibrations, candidates = _learn_from(cases, first, rng)
     newcomers = _newcomers(split, cases, rng.spawn(1)[0])
-    strange = _candidates(newcomers, first, calibrations, rng.spawn(1)[0])
+    strange = _candidates(Scorer(newcomers, early), first, calibrations, rng.spawn(1)[0])
     seconds["calibrate"] = time.perf_counter() - began
     tell("fit the blend", len(config.heads) + 1, steps)
     began = time.perf_counter()
@@ -389,37 +390,31 @@ def _newcomers(split: Split, cases: Cases, rng: np.random.Generator) -> Cases:
 def _learn_from(
     cases: Cases, first: _FirstRound, rng: np.random.Generator
 ) -> tuple[dict[str, Calibration], Candidates]:
-    config = first.config.calibration
-    samples = _draw_samples(cases, first, rng)
+    config, scorer = first.config.calibration, Scorer(cases, first.heads)
+    samples = _draw_samples(scorer, first, rng)
     calibrations = {n: fit_calibration(s, config) for n, s in samples.items()}
-    return calibrations, _candidates(cases, first, calibrations, rng)
+    return calibrations, _candidates(scorer, first, calibrations, rng)
 
 
 def _candidates(
-    cases: Cases,
+    scorer: Scorer,
     first: _FirstRound,
     calibrations: Mapping[str, Calibration],
     rng: np.random.Generator,
 ) -> Candidates:
     """What the fit of θ reads of these cases."""
     parts: list[Candidates] = []
+    cases = scorer.cases
     width = cases.data.n_items * (len(first.heads) + 4)
     for start, stop in batches(len(cases), width):
         histories = cases.histories(start, stop)
         lengths = np.array([len(h) for h in histories])
-        now = cases.now[start:stop]
-        z = np.stack(
-            [
-                calibrations[name](
-                    head.score([head.start(h) for h in histories], None, now), lengths
-                )
-                for name, head in first.heads.items()
-            ]
-        )
+        chosen = np.arange(start, stop)
+        z = np.stack([calibrations[n](scorer.rows(n, chosen), lengths) for n in first.heads])
         ranked = rankable(cases, start, stop, repeats=first.repeats) & ~first.absent
         target = target_mask(cases, start, stop)
         picked = pick_candidates(z, ranked, target, first.unseen, first.config.blend, rng)
-        parts.append(Candidates(*picked, first.phi(histories, now)))
+        parts.append(Candidates(*picked, first.phi(histories, cases.now[start:stop])))
     return _join(parts)
 
 
@@ -440,24 +435,28 @@ def _join(parts: list[Candidates]) -> Candidates:
     )
 
 
-def _draw_samples(cases: Cases, first: _FirstRound, rng: np.random.Generator) -> dict[str, Sample]:
+def _draw_samples(
+    scorer: Scorer, first: _FirstRound, rng: np.random.Generator
+) -> dict[str, Sample]:
     """Scores of the targets, and of whole catalogues for some of the cases; of seen items only."""
     config, hidden = first.config.calibration, first.unseen | first.absent
+    chosen = np.arange(len(scorer.cases))
     if hidden.any():
-        cases = cases.take(np.flatnonzero(~_has_target(cases, first.unseen)))
-    cases = _sample_cases(cases, config.max_cases, rng)
+        chosen = np.flatnonzero(~_has_target(scorer.cases, first.unseen))
+    if len(chosen) > config.max_cases:
+        chosen = chosen[np.sort(rng.choice(len(chosen), config.max_cases, replace=False))]
+    cases = scorer.cases.take(chosen)
     n_drawn = int(np.clip(config.max_background // max(cases.data.n_items, 1), 50, len(cases)))
     drawn = np.zeros(len(cases), bool)
     drawn[rng.choice(len(cases), min(n_drawn, len(cases)), replace=False)] = True
     length = cases.lengths()
     sizes = np.diff(cases.offsets)
     samples = {}
-    for name, head in first.heads.items():
+    for name in first.heads:
         target, item = [], []
         ranked_counts = []
         for start, stop in batches(len(cases), 3 * cases.data.n_items):
-            states = [head.start(h) for h in cases.histories(start, stop)]
-            scores = head.score(states, None, cases.now[start:stop])
+            scores = scorer.rows(name, chosen[start:stop])
             rows = np.repeat(np.arange(stop - start), sizes[start:stop])
             target.append(scores[rows, cases.targets[cases.offsets[start] : cases.offsets[stop]]])
             ranked = rankable(cases, start, stop, repeats=first.repeats)[drawn[start:stop]]

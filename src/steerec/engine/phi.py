@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ UNSEEN_ITEM = (
     "unseen_item"  # a feature of the item: 0 in φ of a request, 1 for items without events
 )
 GAPS_S = (10.0, 3_600.0, DAY_S, 30 * DAY_S)  # knots of the recency hats
+_LENGTH_KNOTS = np.log1p(np.array(LENGTHS, np.float64))
+_GAP_KNOTS = np.log(np.array(GAPS_S))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ class Phi:
     config: PhiConfig
     projection: Floats
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the columns."""
         return (
@@ -87,14 +90,17 @@ class Phi:
         length = np.array([h.n_told for h in histories], np.float64)
         last = np.array([h.time[-1] if len(h) else np.nan for h in histories])
         day = 2 * np.pi * (now % DAY_S) / DAY_S
+        hour = np.stack([np.sin(day), np.cos(day)], axis=1)
+        hour[np.isnan(hour)] = 0.0
+        placed = [float(scenario == s) for s in self.config.scenarios]
+        placed += [float(device == d) for d in self.config.devices]
         columns = [
             np.ones((n, 1)),
-            _hats(np.log1p(length), np.log1p(np.array(LENGTHS, np.float64))),
-            _hats(np.log(np.maximum(now - last, 1.0)), np.log(np.array(GAPS_S))),
-            np.nan_to_num(np.stack([np.sin(day), np.cos(day)], axis=1)),
+            _hats(np.log1p(length), _LENGTH_KNOTS),
+            _hats(np.log(np.maximum(now - last, 1.0)), _GAP_KNOTS),
+            hour,
             self._tastes(histories),
-            np.tile([float(scenario == s) for s in self.config.scenarios], (n, 1)),
-            np.tile([float(device == d) for d in self.config.devices], (n, 1)),
+            np.broadcast_to(np.array(placed), (n, len(placed))),
             np.zeros((n, 1)),
         ]
         return np.concatenate(columns, axis=1)
