@@ -15,6 +15,7 @@ from scipy import sparse
 
 from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.counted import counted
+from steerec.data.distinct import distinct
 from steerec.data.social import renumbered, social_edges
 from steerec.errors import DataError
 
@@ -112,7 +113,7 @@ class Dataset:
     def has_repeats(self) -> bool:
         """Whether at least 2 % of the events repeat a user's earlier item."""
         pairs = self.user_idx.astype(np.int64) * self.n_items + self.item_idx
-        return len(np.unique(pairs)) < 0.98 * max(len(pairs), 1)
+        return len(distinct(pairs)) < 0.98 * max(len(pairs), 1)
 
     @cached_property
     def kind_weights(self) -> dict[str, float]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from steerec.contracts import Floats, History, Indices, Strategy, Times
 from steerec.data.dataset import Dataset
+from steerec.data.distinct import distinct
 from steerec.data.split import (
     Cases,
     Split,
@@ -36,7 +37,7 @@ from steerec.engine.lessons import Aids, Teacher, trains
 from steerec.engine.newcomers import first_steps, set_users_aside
 from steerec.engine.phi import NO_HISTORY, UNSEEN_ITEM, Phi, PhiConfig
 from steerec.engine.pool import PoolConfig
-from steerec.engine.scorer import Scorer
+from steerec.engine.scorer import Scorer, for_each
 from steerec.errors import ConfigError, DataError
 from steerec.heads import QUICK
 from steerec.heads.contract import Head, unwatched
@@ -296,7 +297,7 @@ def resolved_holdout(data: Dataset, config: FitConfig) -> str:
     """last, time or basket: what `auto` comes to on these data."""
     if config.holdout != "auto":
         return config.holdout
-    return "time" if data.has_times and len(np.unique(data.time)) >= 10 else "last"
+    return "time" if data.has_times and len(distinct(data.time)) >= 10 else "last"
 
 
 def _sample_cases(cases: Cases, most: int, rng: np.random.Generator) -> Cases:
@@ -392,7 +393,7 @@ def _learn_from(
 ) -> tuple[dict[str, Calibration], Candidates]:
     config, scorer = first.config.calibration, Scorer(cases, first.heads)
     samples = _draw_samples(scorer, first, rng)
-    calibrations = {n: fit_calibration(s, config) for n, s in samples.items()}
+    calibrations = for_each(samples, lambda name: fit_calibration(samples[name], config))
     return calibrations, _candidates(scorer, first, calibrations, rng)
 
 
@@ -410,12 +411,29 @@ def _candidates(
         histories = cases.histories(start, stop)
         lengths = np.array([len(h) for h in histories])
         chosen = np.arange(start, stop)
-        z = np.stack([calibrations[n](scorer.rows(n, chosen), lengths) for n in first.heads])
+        z = _calibrated(scorer, calibrations, chosen, lengths)
         ranked = rankable(cases, start, stop, repeats=first.repeats) & ~first.absent
         target = target_mask(cases, start, stop)
         picked = pick_candidates(z, ranked, target, first.unseen, first.config.blend, rng)
         parts.append(Candidates(*picked, first.phi(histories, cases.now[start:stop])))
     return _join(parts)
+
+
+def _calibrated(
+    scorer: Scorer,
+    calibrations: Mapping[str, Calibration],
+    chosen: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+) -> Floats:
+    """(n_heads, n_chosen, n_items): z of these cases, whose histories have these lengths."""
+    z = np.empty((len(scorer.heads), len(chosen), scorer.cases.data.n_items), np.float32)
+    rows = dict(zip(scorer.heads, z, strict=True))
+
+    def fill(name: str) -> None:
+        rows[name][:] = calibrations[name](scorer.rows(name, chosen), lengths)
+
+    for_each(rows, fill)
+    return z
 
 
 def _join(parts: list[Candidates]) -> Candidates:
@@ -451,10 +469,9 @@ def _draw_samples(
     drawn[rng.choice(len(cases), min(n_drawn, len(cases)), replace=False)] = True
     length = cases.lengths()
     sizes = np.diff(cases.offsets)
-    samples = {}
-    for name in first.heads:
-        target, item = [], []
-        ranked_counts = []
+
+    def sample(name: str) -> Sample:
+        target, item, ranked_counts = [], [], []
         for start, stop in batches(len(cases), 3 * cases.data.n_items):
             scores = scorer.rows(name, chosen[start:stop])
             rows = np.repeat(np.arange(stop - start), sizes[start:stop])
@@ -463,7 +480,7 @@ def _draw_samples(
             ranked &= ~hidden
             item.append(np.where(ranked, scores[drawn[start:stop]], np.nan))
             ranked_counts.append(ranked.sum(axis=1))
-        samples[name] = Sample(
+        return Sample(
             np.concatenate(target),
             np.repeat(length, sizes),
             np.repeat(1 / np.maximum(sizes, 1), sizes),
@@ -471,7 +488,8 @@ def _draw_samples(
             length[drawn],
             np.concatenate(ranked_counts),
         )
-    return samples
+
+    return for_each(first.heads, sample)
 
 
 def _has_target(cases: Cases, items: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ from scipy import sparse
 
 from steerec.contracts import Floats, Indices
 from steerec.data.dataset import Dataset
+from steerec.data.distinct import distinct
 
 DENSE_ITEMS = 6_000  # up to here n² float32 counts (144 MB) are faster than sorting pairs
 FLUSH = 8_000_000  # pairs held before they are summed into a sparse matrix
@@ -147,7 +148,7 @@ def _crowded(steps: Steps, most: int) -> NDArray[np.bool_]:
     n_pairs = np.add.reduceat(earlier, steps.starts[:-1])
     n_steps = steps.step[steps.starts[1:] - 1] - steps.step[steps.starts[:-1]] + 1.0
     n_items = int(steps.item.max()) + 1
-    own = np.unique(owner * n_items + steps.item) // n_items  # the user of each pair with an item
+    own = distinct(owner * n_items + steps.item) // n_items  # the user of each pair with an item
     cells = np.bincount(own, minlength=len(sizes)) ** 2.0
     product = PER_USER + cells * (PER_CELL + PER_FLOP * n_steps)
     return np.asarray(product < PER_PAIR * n_pairs)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
+from steerec.data.distinct import distinct
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead
 
@@ -71,7 +72,7 @@ class Repeat(HistoryHead):
             raise DataError("repeat: no event weighs above 0, expected at least one")
         returns = _rates_of_return(data, config.shrink)
         pairs = data.user_idx.astype(np.int64) * data.n_items + data.item_idx
-        if len(np.unique(pairs)) > (1 - config.least) * len(pairs):
+        if len(distinct(pairs)) > (1 - config.least) * len(pairs):
             return cls(config, np.zeros(N_FEATURES), returns)
         x, y = _lessons(data, returns, config, rng)
         if not y.any():  # nothing was ever taken twice
