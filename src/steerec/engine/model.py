@@ -391,9 +391,8 @@ def _newcomers(split: Split, cases: Cases, rng: np.random.Generator) -> Cases:
 def _learn_from(
     cases: Cases, first: _FirstRound, rng: np.random.Generator
 ) -> tuple[dict[str, Calibration], Candidates]:
-    config, scorer = first.config.calibration, Scorer(cases, first.heads)
-    samples = _draw_samples(scorer, first, rng)
-    calibrations = for_each(samples, lambda name: fit_calibration(samples[name], config))
+    scorer = Scorer(cases, first.heads)
+    calibrations = _calibrations(scorer, first, rng)
     return calibrations, _candidates(scorer, first, calibrations, rng)
 
 
@@ -453,10 +452,10 @@ def _join(parts: list[Candidates]) -> Candidates:
     )
 
 
-def _draw_samples(
+def _calibrations(
     scorer: Scorer, first: _FirstRound, rng: np.random.Generator
-) -> dict[str, Sample]:
-    """Scores of the targets, and of whole catalogues for some of the cases; of seen items only."""
+) -> dict[str, Calibration]:
+    """Fitted on scores of targets, and of whole catalogues for some cases; of seen items only."""
     config, hidden = first.config.calibration, first.unseen | first.absent
     chosen = np.arange(len(scorer.cases))
     if hidden.any():
@@ -470,7 +469,7 @@ def _draw_samples(
     length = cases.lengths()
     sizes = np.diff(cases.offsets)
 
-    def sample(name: str) -> Sample:
+    def calibrated(name: str) -> Calibration:
         target, item, ranked_counts = [], [], []
         for start, stop in batches(len(cases), 3 * cases.data.n_items):
             scores = scorer.rows(name, chosen[start:stop])
@@ -480,7 +479,7 @@ def _draw_samples(
             ranked &= ~hidden
             item.append(np.where(ranked, scores[drawn[start:stop]], np.nan))
             ranked_counts.append(ranked.sum(axis=1))
-        return Sample(
+        sample = Sample(
             np.concatenate(target),
             np.repeat(length, sizes),
             np.repeat(1 / np.maximum(sizes, 1), sizes),
@@ -488,8 +487,9 @@ def _draw_samples(
             length[drawn],
             np.concatenate(ranked_counts),
         )
+        return fit_calibration(sample, config)
 
-    return for_each(first.heads, sample)
+    return for_each(first.heads, calibrated)
 
 
 def _has_target(cases: Cases, items: NDArray[np.bool_]) -> NDArray[np.bool_]:
