@@ -13,7 +13,7 @@ from steerec.engine.model import FitConfig, fit
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import Lesson
 from steerec.heads.gru import Gru, GruConfig
-from steerec.heads.next_item import lag_features
+from steerec.heads.reader import lag_features
 from steerec.heads.sequence import Sequence, SequenceConfig
 from steerec.heads.windows import Track, query_batches, training_batches
 from worlds import hold_out, shop

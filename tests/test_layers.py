@@ -37,6 +37,7 @@ NETWORKS = {  # modules of trained heads, which the tables load by name when the
         "item_inputs",
         "losses",
         "next_item",
+        "reader",
         "sequence",
         "towers",
         "training",

@@ -130,6 +130,9 @@ class Query:
         repeats: whether items of the user's own history may be shown (what they disliked last
             never is); None: as fitted.
         scenario, device: placement and device, where φ was given columns for them.
+        condition: an expression over attributes that items must fulfil, such as
+            `price < 20 and "vegan" in tags`.
+        candidates: the only item ids that may be shown; None: the whole catalogue.
     """
 
     user_id: str | None = None
@@ -143,6 +146,8 @@ class Query:
     device: str | None = None
     about: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    condition: str | None = None
+    candidates: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +161,7 @@ class Choice:
             an item without events, which also gets the strategy's dial `unseen_items`.
         reason: one sentence for the person, naming their own events where there are any.
         because: item ids of the user's history that spoke for this item, strongest first.
+        propensity: probability of this item at this place, given the items above.
     """
 
     item_id: str
@@ -164,6 +170,7 @@ class Choice:
     sources: Mapping[str, float]
     reason: str
     because: tuple[str, ...] = ()
+    propensity: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +180,8 @@ class Slate:
     Attributes:
         skipped: ids of the session that the catalogue does not hold.
         left_out: heads that failed and had no part in this answer.
+        epoch: how often the online tuner has moved the strategy since this version.
+        arm: which part of the traffic this is, as `live` or `control`.
     """
 
     request_id: str
@@ -180,6 +189,8 @@ class Slate:
     items: tuple[Choice, ...]
     skipped: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    epoch: int = 0
+    arm: str = "live"
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,11 @@ class Panel:
             self._attempt(name, self.model.heads[name].observe, state, event)
 
     def score(self, states: States, items: Indices | None, now: float) -> dict[str, Floats]:
-        """Raw scores (n,) by head; a head that fails or answers nonsense is absent."""
+        """Raw scores (n,) by head; a head that fails or answers nonsense is absent.
+
+        Args:
+            items: (n,) rising; None: the whole catalogue.
+        """
         times = np.array([now])
         n = self.model.data.n_items if items is None else len(items)
         answers = {}
@@ -60,8 +64,17 @@ class Panel:
         return answers
 
     def _row(self, name: str, state: Any, items: Indices | None, times: Any) -> Floats:
-        row: Floats = self.model.heads[name].score([state], items, times)[0]
-        return row
+        """One head's scores; NaN for items that came to the catalogue after it was fitted."""
+        head, n_all = self.model.heads[name], self.model.data.n_items
+        if head.n_items == n_all:
+            row: Floats = head.score([state], items, times)[0]
+            return row
+        n = n_all if items is None else len(items)
+        padded = np.full(n, np.nan, np.float32)
+        n_known = head.n_items if items is None else int(np.searchsorted(items, head.n_items))
+        known = None if items is None else items[:n_known]
+        padded[:n_known] = head.score([state], known, times)[0]
+        return padded
 
     def retrieve(self, states: States, n: int, now: float) -> dict[str, Indices]:
         """Each head's own candidates, best first."""
@@ -73,6 +86,8 @@ class Panel:
 
     def because(self, name: str, state: Any, item_idx: int) -> Floats:
         """How much each event of one head's state spoke for the item; empty if it cannot tell."""
+        if item_idx >= self.model.heads[name].n_items:
+            return np.empty(0, np.float32)
         spoke = self._attempt(name, self.model.heads[name].because, state, item_idx)
         return np.empty(0, np.float32) if spoke is None else spoke
 

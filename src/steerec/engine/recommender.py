@@ -1,7 +1,7 @@
 """Recommender: a fitted model that answers requests and learns from each event at once."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -35,13 +35,15 @@ WORTH_NARROWING = 3  # times as many candidates as the pool takes; below, all ar
 
 
 @dataclass(frozen=True)
-class _Scored:
+class Scored:
     """One request with the scores of its candidates.
 
     Attributes:
         items: (n,) the candidates, rising.
         z, weights: (n_heads, n) and (n_heads,), for the heads in `names`, which answered.
-        blend: (n,) float64.
+        extra: (n,) float64 nats beside Σ w z, for items without events.
+        blend: (n,) float64, Σ w z + extra.
+        phi: (n_features,) of the request.
         allowed: (n_items,), the hard rules over the whole catalogue.
     """
 
@@ -51,7 +53,9 @@ class _Scored:
     names: tuple[str, ...]
     z: Floats
     weights: NDArray[np.float64]
+    extra: NDArray[np.float64]
     blend: NDArray[np.float64]
+    phi: NDArray[np.float64]
     allowed: NDArray[np.bool_]
     skipped: tuple[str, ...]
     left_out: tuple[str, ...]
@@ -64,12 +68,14 @@ class Recommender:
     Attributes:
         rng: makes the request ids, so that the same seed gives the same slates.
         encoder: the one of the items' texts, for what users say of themselves; None: by words.
+        available: Unix seconds → (n_items,), which items may be shown then; None: all.
     """
 
     model: Model
     rng: np.random.Generator = field(default_factory=np.random.default_rng)
     pool: PoolConfig = field(default_factory=PoolConfig)
     encoder: Encoder | None = None
+    available: Callable[[float], NDArray[np.bool_]] | None = None
 
     def recommend(self, query: Query) -> Slate:
         """The best items for a user, a session or both; unknown users get what is popular.
@@ -81,13 +87,12 @@ class Recommender:
             DataError: if the filter names an attribute that items do not have, or the encoder
                 is not the one the items were encoded by.
         """
-        scored = self._score(query, narrow=True)
-        allowed = scored.allowed[scored.items]
-        pool = self._pool.shortlist(scored.blend, scored.z, allowed, query.n)
+        scored = self.score(query, narrow=True)
+        pool = self.shortlist(scored, query.n)
         return Slate(
             request_id=f"{int(self.rng.integers(2**63)):016x}",
             strategy_version=self.model.strategy.version,
-            items=self._choices(scored, pool[: query.n]),
+            items=self.choices(scored, pool[: query.n]),
             skipped=scored.skipped,
             left_out=scored.left_out,
         )
@@ -127,7 +132,7 @@ class Recommender:
             UnknownItemError: if the catalogue does not hold an item.
         """
         wanted = np.array([self._catalogue.index(i) for i in item_ids], np.int32)
-        scored = self._score(query, also=wanted)
+        scored = self.score(query, also=wanted)
         allowed = scored.allowed[scored.items]
         if not allowed.any():
             return dict.fromkeys(item_ids, 0.0)
@@ -156,47 +161,91 @@ class Recommender:
         """Head name → how often it failed and was left out."""
         return dict(self._panel.failures)
 
-    def _score(self, query: Query, *, also: Indices | None = None, narrow: bool = False) -> _Scored:
+    def shortlist(self, scored: Scored, n: int) -> Indices:
+        """Places in `scored.items` of the final pool, best of the blend first."""
+        allowed = scored.allowed[scored.items]
+        return self._pool.shortlist(scored.blend, scored.z, allowed, n)
+
+    def score(
+        self,
+        query: Query,
+        *,
+        also: Indices | None = None,
+        narrow: bool = False,
+        theta: NDArray[np.float64] | None = None,
+    ) -> Scored:
         """Score the candidates of a query, and the items in `also`.
 
         Args:
             narrow: leave out what cannot come into the pool.
+            theta: (n_heads, n_features) in place of the model's.
         """
         _check_n(query.n)
         now = self._people.latest() if query.now is None else query.now
         person, skipped = self._who(query, now)
-        repeats = self.model.repeats if query.repeats is None else query.repeats
-        allowed = self._catalogue.allowed(query, person.history, repeats=repeats)
+        allowed = self._allowed(query, person, now)
         items = self._pool.candidates(person.history, person.states, allowed, query.n, now)
         if items is not None and also is not None:
             items = np.union1d(items, also).astype(np.int32)
-        answers = self._panel.score(person.states, items, now)
-        names = tuple(name for name in self.model.heads if name in answers)
+        names, raw = self._answers(person, items, now)
         items = self._all_items if items is None else items
-        raw = np.empty((len(names), len(items)), np.float32)
-        for row, name in enumerate(names):
-            raw[row] = answers[name]
+        phi = self._phi(query, person.history, now)
+        weights = self._of(self.model.strategy.theta if theta is None else theta, names) @ phi
         curves = self._curves(names, person.history.n_told)
-        weights = self._weights(query, person.history, names, now)
-        most = max(self.pool.top, query.n)
-        if narrow and len(items) > WORTH_NARROWING * most:
-            may = allowed[items]
-            sure, each = self.model.unseen[items], self.pool.top_head
-            kept = contenders(raw, curves, weights, may, sure=sure, n=most, each=each)
+        if narrow:
+            kept = self._contenders(raw, curves, weights, allowed[items], items, n=query.n)
             items, raw = items[kept], raw[:, kept]
         z = curves(raw)
-        return _Scored(
+        extra = self._extra(z, names, items)
+        return Scored(
             person=person,
             now=now,
             items=items,
             names=names,
             z=z,
             weights=weights,
-            blend=self._blend(z, weights, names, items),
+            extra=extra,
+            blend=weights @ z + extra,
+            phi=phi,
             allowed=allowed,
             skipped=skipped,
-            left_out=tuple(name for name in self.model.heads if name not in answers),
+            left_out=tuple(name for name in self.model.heads if name not in names),
         )
+
+    def _allowed(self, query: Query, person: Person, now: float) -> NDArray[np.bool_]:
+        """(n_items,): the hard rules."""
+        repeats = self.model.repeats if query.repeats is None else query.repeats
+        allowed = self._catalogue.allowed(query, person.history, repeats=repeats)
+        return allowed if self.available is None else allowed & self.available(now)
+
+    def _answers(
+        self, person: Person, items: Indices | None, now: float
+    ) -> tuple[tuple[str, ...], Floats]:
+        """The heads that answered, and their scores (n_heads, n)."""
+        answers = self._panel.score(person.states, items, now)
+        names = tuple(name for name in self.model.heads if name in answers)
+        n = self.model.data.n_items if items is None else len(items)
+        raw = np.empty((len(names), n), np.float32)
+        for row, name in enumerate(names):
+            raw[row] = answers[name]
+        return names, raw
+
+    def _contenders(
+        self,
+        raw: Floats,
+        curves: Curves,
+        weights: NDArray[np.float64],
+        may: NDArray[np.bool_],
+        items: Indices,
+        *,
+        n: int,
+    ) -> Indices | slice:
+        """Places of the items that can come into the pool."""
+        most = max(self.pool.top, n)
+        if len(items) <= WORTH_NARROWING * most:
+            return slice(None)
+        sure, each = self.model.unseen[items], self.pool.top_head
+        return contenders(raw, curves, weights, may, sure=sure, n=most, each=each)
 
     def _who(self, query: Query, now: float) -> tuple[Person, tuple[str, ...]]:
         """The user with what the query tells of them and its session, and unknown ids of that."""
@@ -225,41 +274,33 @@ class Recommender:
             self._laid_out[key] = Curves(curves)
         return self._laid_out[key]
 
-    def _weights(
-        self, query: Query, history: History, names: tuple[str, ...], now: float
-    ) -> NDArray[np.float64]:
-        """(n_heads,): w = θφ of the heads that answered."""
-        phi = self.model.phi(
+    def _phi(self, query: Query, history: History, now: float) -> NDArray[np.float64]:
+        """(n_features,) of this request."""
+        phi: NDArray[np.float64] = self.model.phi(
             [history], np.array([now]), scenario=query.scenario, device=query.device
         )[0]
-        return np.asarray(self._of(self.model.strategy.theta, names) @ phi)
+        return phi
 
     def _of(self, numbers: NDArray[np.float64], names: tuple[str, ...]) -> NDArray[np.float64]:
         """The rows of these heads."""
         heads = self.model.strategy.heads
         return numbers if names == heads else numbers[[heads.index(name) for name in names]]
 
-    def _blend(
-        self,
-        z: Floats,
-        weights: NDArray[np.float64],
-        names: tuple[str, ...],
-        items: Indices,
-    ) -> NDArray[np.float64]:
-        """(n,): w·z, with what the strategy adds for items without events."""
-        blend = np.asarray(weights @ z)
+    def _extra(self, z: Floats, names: tuple[str, ...], items: Indices) -> NDArray[np.float64]:
+        """(n,): nats that the strategy adds for items without events."""
+        extra = np.zeros(len(items))
         new = self.model.unseen[items]
         if new.any():
             more, nats = self._for_unseen(names)
-            blend[new] += more @ z[:, new] + nats
-        return blend
+            extra[new] = more @ z[:, new] + nats
+        return extra
 
     def _for_unseen(self, names: tuple[str, ...]) -> tuple[NDArray[np.float64], float]:
         """What an item without events gets more: (n_names,) weights, and nats beside."""
         more, nats = self.model.for_unseen
         return self._of(more, names), nats
 
-    def _choices(self, scored: _Scored, places: Indices) -> tuple[Choice, ...]:
+    def choices(self, scored: Scored, places: Indices) -> tuple[Choice, ...]:
         """The places of the list, best first, each with its sources and its reason."""
         items = scored.items[places]
         weights = np.repeat(scored.weights[None], len(items), axis=0)

@@ -35,6 +35,10 @@ class Catalogue:
         index = self.data.item_index
         if query.exclude:
             allowed[[index[i] for i in query.exclude if i in index]] = False
+        if query.candidates is not None:
+            named = np.zeros(self.data.n_items, bool)
+            named[[index[i] for i in query.candidates if i in index]] = True
+            allowed &= named
         own = history.item_idx if not repeats else _disliked(history)
         allowed[own] = False
         return allowed

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -130,6 +130,18 @@ class Content(HistoryHead):
     def forget(self, user_idx: int, history: History) -> bool:
         """See Head: exact, since nothing here was learnt from a user."""
         return True
+
+    def grown(self, data: Dataset) -> Self:
+        """See Head: new items are placed by their texts, at once."""
+        more = np.zeros((data.n_items - self.n_items, self.vectors.shape[1]), np.float32)
+        if self.whitening is not None and data.vectors is not None:
+            more = self.whitening.transform(data.vectors[self.n_items :])
+        texts = item_texts(data.items[self.n_items :])
+        return replace(
+            self,
+            vectors=np.concatenate([self.vectors, more]),
+            lexical=None if self.lexical is None else self.lexical.with_texts(texts),
+        )
 
     def save(self, folder: Path) -> None:
         """See Head."""

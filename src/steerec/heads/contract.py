@@ -89,6 +89,14 @@ class Head(Protocol):
         """Take a user's events back out; True if exact, False if it waits for the next refit."""
         ...
 
+    def grown(self, data: Dataset) -> Self:
+        """The head for a catalogue with more items at its end.
+
+        One that knows nothing of them stays as it is, with fewer items than the catalogue; user
+        states stay good.
+        """
+        ...
+
     def save(self, folder: Path) -> None:
         """Write the fitted head into an existing folder, no pickle."""
         ...
@@ -144,6 +152,10 @@ class HistoryHead:
     def forget(self, user_idx: int, history: History) -> bool:
         """See Head: waits for the next refit."""
         return False
+
+    def grown(self, data: Dataset) -> Self:
+        """See Head: knows nothing of new items."""
+        return self
 
 
 def best(scores: Floats, n: int) -> Indices:

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from steerec.errors import ConfigError
-from steerec.heads.next_item import NextItem, NextItemConfig
+from steerec.heads.next_item import NextItem
+from steerec.heads.reader import NextItemConfig
 
 
 @dataclass(frozen=True, kw_only=True)

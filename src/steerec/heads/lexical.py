@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -67,12 +67,14 @@ class Lexical:
         weights: (n_items, n_terms) float32 BM25 weights.
         alike: (n_items, n_items) float32 cosine of the texts' BM25 rows, the strongest of each
             row, no item with itself.
+        typical: terms of a text on average, in the fit.
     """
 
     config: LexicalConfig
     terms: tuple[str, ...]
     weights: sparse.csr_matrix
     alike: sparse.csr_matrix
+    typical: float
 
     @classmethod
     def fit(cls, texts: Sequence[str], config: LexicalConfig) -> Self:
@@ -87,8 +89,26 @@ class Lexical:
                 f"lexical: none of {len(texts)} item texts has a word: "
                 f"fill one of the columns {', '.join(TEXT_COLUMNS)}"
             )
-        weights = _bm25(counts, config)
-        return cls(config, terms, weights, _alike(weights, config))
+        length = np.asarray(counts.sum(axis=1)).ravel()
+        typical = max(float(length.mean()), 1e-9)
+        weights = _bm25(counts, _idf_of(counts), length / typical, config)
+        return cls(config, terms, weights, _alike(weights, config), typical)
+
+    def with_texts(self, texts: Sequence[str]) -> Self:
+        """The same with more items at the end, by the words that are known already."""
+        counted = [Counter(t for t in _terms(text) if t in self._place) for text in texts]
+        indices = [self._place[term] for counts in counted for term in counts]
+        data = [n for counts in counted for n in counts.values()]
+        indptr = np.concatenate([[0], np.cumsum([len(counts) for counts in counted])])
+        shape = (len(counted), len(self.terms))
+        counts = sparse.csr_matrix((np.array(data, np.float32), indices, indptr), shape=shape)
+        counts.sort_indices()
+        length = np.asarray(counts.sum(axis=1)).ravel()
+        weights = _bm25(counts, self._idf, length / self.typical, self.config)
+        everything = sparse.vstack([self.weights, weights], format="csr")
+        new = _alike(everything, self.config, start=len(self.known))
+        old = sparse.hstack([self.alike, new[:, : len(self.known)].T], format="csr")
+        return replace(self, weights=everything, alike=sparse.vstack([old, new], format="csr"))
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -119,10 +139,7 @@ class Lexical:
     @cached_property
     def _idf(self) -> Floats:
         """(n_terms,) float32, as in the weights."""
-        n_items, n_terms = self.weights.shape
-        having = np.bincount(self.weights.indices, minlength=n_terms)
-        idf = np.log1p((n_items - having + 0.5) / (having + 0.5))
-        return np.asarray(idf, np.float32)
+        return _idf_of(self.weights)
 
     @cached_property
     def _length(self) -> Floats:
@@ -155,7 +172,7 @@ class Lexical:
 
     def save(self, folder: Path) -> None:
         """Write `lexical.json`, `lexical_weights.npz` and `lexical_alike.npz`."""
-        about = {"config": asdict(self.config), "terms": self.terms}
+        about = {"config": asdict(self.config), "terms": self.terms, "typical": self.typical}
         (folder / "lexical.json").write_text(json.dumps(about, ensure_ascii=False), "utf-8")
         sparse.save_npz(folder / "lexical_weights.npz", self.weights)
         sparse.save_npz(folder / "lexical_alike.npz", self.alike)
@@ -169,6 +186,7 @@ class Lexical:
             tuple(about["terms"]),
             sparse.load_npz(folder / "lexical_weights.npz"),
             sparse.load_npz(folder / "lexical_alike.npz"),
+            about["typical"],
         )
 
 
@@ -218,16 +236,22 @@ def _incidence(counted: Sequence[Mapping[str, int]]) -> tuple[sparse.csr_matrix,
     return sparse.csr_matrix((data, indices, indptr), shape=(len(counted), len(terms))), terms
 
 
-def _bm25(counts: sparse.csr_matrix, config: LexicalConfig) -> sparse.csr_matrix:
-    """BM25 weights, idf never below 0.
-
-    Source: Robertson and Zaragoza 2009, eq. 3.15; idf as in eq. 3.11 with 1 added.
-    """
-    n_items = counts.shape[0]
-    having = np.bincount(counts.indices, minlength=counts.shape[1])
+def _idf_of(rows: sparse.csr_matrix) -> Floats:
+    """(n_terms,) float32, never below 0. Source: as _bm25, eq. 3.11 with 1 added."""
+    n_items, n_terms = rows.shape
+    having = np.bincount(rows.indices, minlength=n_terms)
     idf = np.log1p((n_items - having + 0.5) / (having + 0.5))
-    length = np.asarray(counts.sum(axis=1)).ravel()
-    softening = config.k1 * (1 - config.b + config.b * length / max(float(length.mean()), 1e-9))
+    return np.asarray(idf, np.float32)
+
+
+def _bm25(
+    counts: sparse.csr_matrix, idf: Floats, length: NDArray[np.floating], config: LexicalConfig
+) -> sparse.csr_matrix:
+    """BM25 weights of texts that are `length` times as long as a typical one.
+
+    Source: Robertson and Zaragoza 2009, eq. 3.15.
+    """
+    softening = config.k1 * (1 - config.b + config.b * length)
     weights = counts.copy()
     per_entry = np.repeat(softening, np.diff(counts.indptr))
     weights.data = counts.data * (config.k1 + 1) / (counts.data + per_entry)
@@ -235,8 +259,10 @@ def _bm25(counts: sparse.csr_matrix, config: LexicalConfig) -> sparse.csr_matrix
     return weights
 
 
-def _alike(weights: sparse.csr_matrix, config: LexicalConfig) -> sparse.csr_matrix:
-    """Cosines of BM25 rows, the strongest of each row, the products made block by block."""
+def _alike(
+    weights: sparse.csr_matrix, config: LexicalConfig, *, start: int = 0
+) -> sparse.csr_matrix:
+    """Cosines of BM25 rows from `start` on with all, the strongest of each, block by block."""
     n_items = weights.shape[0]
     having = np.bincount(weights.indices, minlength=weights.shape[1])
     telling = having <= max(2.0, config.max_share * n_items)  # a term in two items links them
@@ -249,9 +275,9 @@ def _alike(weights: sparse.csr_matrix, config: LexicalConfig) -> sparse.csr_matr
     by_term = rows.T.tocsr()
     block = max(1, BLOCK_ENTRIES // n_items)
     parts = []
-    for start in range(0, n_items, block):
-        products = (rows[start : start + block] @ by_term).tocsr()
-        asked = start + np.repeat(np.arange(products.shape[0]), np.diff(products.indptr))
+    for first in range(start, n_items, block):
+        products = (rows[first : first + block] @ by_term).tocsr()
+        asked = first + np.repeat(np.arange(products.shape[0]), np.diff(products.indptr))
         products.data[products.indices == asked] = 0.0
         parts.append(strongest(products, config.neighbours))
     return sparse.vstack(parts, format="csr")

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from steerec.errors import ConfigError
-from steerec.heads.next_item import LONGEST_S, NextItem, NextItemConfig
+from steerec.heads.next_item import NextItem
+from steerec.heads.reader import LONGEST_S, NextItemConfig
 
 N_PACES = 8  # exponential kernels of a fading layer
 SHORTEST_TIME_S = 60.0  # half-life of the quickest kernel over time, before training

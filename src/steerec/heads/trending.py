@@ -6,7 +6,7 @@ not like a later one.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -126,6 +126,11 @@ class Trending(HistoryHead):
             both = np.concatenate([self.counts, self.firsts])
             scores[new] = _log_share(both, self.first_mix, items)
         return scores
+
+    def grown(self, data: Dataset) -> Self:
+        """See Head: new items begin without events, and are counted from now on."""
+        more = ((0, 0), (0, data.n_items - self.n_items))
+        return replace(self, counts=np.pad(self.counts, more), firsts=np.pad(self.firsts, more))
 
     def save(self, folder: Path) -> None:
         """See Head."""

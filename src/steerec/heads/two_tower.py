@@ -287,6 +287,10 @@ class TwoTower:
         """See Head: waits for the next refit."""
         return False
 
+    def grown(self, data: Dataset) -> Self:
+        """See Head: knows nothing of new items until the next fit."""
+        return self
+
     def save(self, folder: Path) -> None:
         """See Head."""
         about = {
