@@ -1,0 +1,1 @@
+"""The mathematics of tuning: reward, learner, guard, off-policy estimates, experiments."""
