@@ -1,0 +1,1 @@
+"""Worlds made from real data that answer slates with clicks."""
