@@ -1,0 +1,1 @@
+"""Off-policy evaluation: what another strategy would have earned, from what was logged."""
