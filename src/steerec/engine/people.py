@@ -12,6 +12,7 @@ from steerec.data.dataset import DEFAULT_WEIGHTS
 from steerec.engine.panel import Panel, States
 
 NOBODY = History.of([])
+LONGEST = 5_000  # newest events of a user that are kept once they go on; no head reads as many
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +87,30 @@ class People:
             person = self.person(event.user_id)
             row = self._row(event, item_idx, person.history.user_idx)
             self.panel.observe(person.states, row)
-            history = _joined(person.history, row)
+            if _is_late(person.history, row):
+                history = _in_order(_joined(person.history, row)).last(LONGEST)
+                learnt = Person(history, self.panel.start(history))
+            else:
+                history = _joined(person.history, row).last(LONGEST)
+                learnt = Person(history, self.panel.update(person.states, row))
             self._live[event.user_id] = history
-            self._hold(event.user_id, Person(history, self.panel.update(person.states, row)))
+            self._hold(event.user_id, learnt)
             if event.timestamp is not None:
                 self._newest = max(self._newest, event.timestamp)
+
+    def moved_to(self, panel: Panel) -> "People":
+        """The same people under a model whose catalogue has grown: states are made anew if asked.
+
+        Held states stay with what made them: heads that grew read them as they are.
+        """
+        with self._lock:
+            return replace(self, panel=panel)
+
+    def forget(self, user_id: str) -> None:
+        """Drop all that is held of a user; the fitted data keep theirs until the next fit."""
+        with self._lock:
+            self._live[user_id] = NOBODY
+            self._held.pop(user_id, None)
 
     def live(self) -> dict[str, History]:
         """user_id → all events of each user who did something since the fit."""
@@ -147,6 +167,26 @@ def _joined(history: History, more: History) -> History:
         np.concatenate([history.weight, more.weight]),
         np.concatenate([history.time, more.time]),
         np.concatenate([history.basket, more.basket]),
+        history.user_idx,
+        history.about,
+    )
+
+
+def _is_late(history: History, row: History) -> bool:
+    """Whether an event belongs before the newest one; without times nothing is late."""
+    return len(history) > 0 and bool(row.time[0] < history.time[-1])
+
+
+def _in_order(history: History) -> History:
+    """By time; events without one stay where they came."""
+    known = np.maximum.accumulate(np.nan_to_num(history.time[:-1], nan=-np.inf))
+    at = int(np.searchsorted(known, history.time[-1], side="right"))
+    order = np.insert(np.arange(len(history) - 1), at, len(history) - 1)
+    return History(
+        history.item_idx[order],
+        history.weight[order],
+        history.time[order],
+        history.basket[order],
         history.user_idx,
         history.about,
     )

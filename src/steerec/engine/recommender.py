@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -151,6 +151,22 @@ class Recommender:
             UnknownItemError: if the catalogue does not hold the item.
         """
         self._people.learn(event, self._catalogue.index(event.item_id))
+
+    def forget(self, user_id: str) -> None:
+        """Drop a user's live events and states; what heads learnt of them is not undone."""
+        self._people.forget(user_id)
+
+    def grown(self, model: Model) -> "Recommender":
+        """The same over a model that `growth.changed` made of this one; all learnt is kept."""
+        new = replace(self, model=model)
+        panel = Panel(model, self._panel.failures)
+        new.__dict__["_panel"] = panel
+        new.__dict__["_people"] = self._people.moved_to(panel)
+        return new
+
+    def live_histories(self) -> dict[str, History]:
+        """user_id → all events of each user who did something since the fit."""
+        return self._people.live()
 
     def history(self, user_id: str) -> History:
         """The user's events with those learnt since the fit; empty for a user never seen."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from steerec.contracts import History, Indices, Query
 from steerec.data.counted import counted
 from steerec.data.dataset import Dataset
+from steerec.engine.condition_masks import FilterMasks
 from steerec.errors import DataError, UnknownItemError
 
 NEAR_IDS = 20_000  # most ids compared for a suggestion
@@ -22,16 +23,19 @@ class Catalogue:
 
     data: Dataset
     _attributes: dict[str, Mapping[str, Indices]] = field(default_factory=dict)
+    _masks: FilterMasks = field(default_factory=FilterMasks)
 
     def allowed(self, query: Query, history: History, *, repeats: bool) -> NDArray[np.bool_]:
-        """(n_items,): passes the filter, is not excluded, and not the user's own or disliked.
+        """(n_items,): passes filter and condition, is not excluded, not the user's own or disliked.
 
         Raises:
-            DataError: if the filter names an attribute that items do not have.
+            DataError: if they name an attribute that items do not have, or cannot be read.
         """
         allowed = np.ones(self.data.n_items, bool)
         for attribute, values in query.filter.items():
             allowed &= self._having(attribute, values)
+        if query.condition:
+            allowed &= self._masks.mask(query.condition, self.data.items, 0)
         index = self.data.item_index
         if query.exclude:
             allowed[[index[i] for i in query.exclude if i in index]] = False

@@ -72,6 +72,12 @@ def encode_items(
     return ItemVectors(vectors, note, encoder.misses, encoder.hits, encoder.name)
 
 
+def texts_of(items: pl.DataFrame, template: str = "") -> list[str]:
+    """One text for each item, empty where it has none; as `encode_items` reads them."""
+    template = template or _fitting(items)
+    return item_texts(items, template) if template else [""] * len(items)
+
+
 def with_vectors(data: Dataset, found: ItemVectors) -> Dataset:
     """The data with these vectors, or unchanged where there are none."""
     if found.vectors is None:

@@ -1,0 +1,159 @@
+"""A model whose catalogue changes while it serves: items are added, and their attributes replaced.
+
+What was there keeps its index, so user states, histories and frozen calibrations stay good.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from steerec.contracts import Encoder, Floats
+from steerec.data.dataset import Dataset
+from steerec.engine.about import ENCODER_NOTE
+from steerec.engine.model import Model
+from steerec.engine.texts import texts_of
+from steerec.heads.contract import Head
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ItemChange:
+    """An item as it is from now on.
+
+    Attributes:
+        attributes: column → value; a value that does not fit its column is left out and counted.
+    """
+
+    item_id: str
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def changed(model: Model, items: Sequence[ItemChange], encoder: Encoder | None = None) -> Model:
+    """The model with these items as they are now: known ones replaced, new ones at the end.
+
+    The vector of a known item stays until the next fit.
+
+    Args:
+        encoder: the one of the model's vectors; None: new items go without.
+    """
+    index = model.data.item_index
+    newest = {item.item_id: at for at, item in enumerate(items)}  # the last word counts
+    new = [items[at] for item_id, at in newest.items() if item_id not in index]
+    known = [items[at] for item_id, at in newest.items() if item_id in index]
+    table = _replaced(_widened(model.data.items, items), known)
+    data = replace(model.data, items=table)
+    if not new:
+        return replace(model, data=data)
+    data = _longer(data, new, encoder)
+    grown = {name: _grown(name, head, data) for name, head in model.heads.items()}
+    fused = model.fused
+    if fused is not None:
+        more = _rows(data.vectors, len(new), fused.from_text.shape[0])
+        fused = fused.with_items(more)
+    phi = replace(model.phi, projection=np.pad(model.phi.projection, ((0, len(new)), (0, 0))))
+    return replace(model, data=data, heads=grown, fused=fused, phi=phi)
+
+
+def _grown(name: str, head: Head, data: Dataset) -> Head:
+    """The head for the longer catalogue; one of somebody else's that cannot grow as it is."""
+    grow = getattr(head, "grown", None)
+    if grow is None:
+        log.info("head=%s grows=0 n_items=%d", name, head.n_items)
+        return head
+    longer: Head = grow(data)
+    return longer
+
+
+def _longer(data: Dataset, items: Sequence[ItemChange], encoder: Encoder | None) -> Dataset:
+    """The data with more items at their end, encoded if those before them are (or are none)."""
+    ids = np.array([item.item_id for item in items], object)
+    fresh = _table(items, data.items.schema)
+    vectors, notes = data.vectors, data.notes
+    encodes = encoder is not None and (vectors is not None or data.n_items == 0)
+    if encodes and encoder is not None:
+        notes = {**notes, ENCODER_NOTE: encoder.name}
+        before = np.zeros((0, encoder.dim), np.float32) if vectors is None else vectors
+        vectors = np.concatenate([before, encoder.encode(texts_of(fresh))])
+    elif vectors is not None:
+        vectors = np.pad(vectors, ((0, len(items)), (0, 0)))
+    return replace(
+        data,
+        item_ids=np.concatenate([data.item_ids, ids]),
+        items=pl.concat([data.items, fresh], how="vertical"),
+        vectors=vectors,
+        notes=notes,
+    )
+
+
+def _rows(vectors: Floats | None, n: int, dim: int) -> Floats:
+    """The last n vectors; zeros where there are none of this length."""
+    if vectors is None or vectors.shape[1] != dim:
+        return np.zeros((n, dim), np.float32)
+    return vectors[len(vectors) - n :]
+
+
+def _widened(table: pl.DataFrame, items: Sequence[ItemChange]) -> pl.DataFrame:
+    """The table with a column for each attribute that it does not have yet."""
+    columns = {name for item in items for name in item.attributes} - set(table.columns)
+    told = {name: _type_of(name, items) for name in sorted(columns)}
+    return table.with_columns(
+        pl.lit(None, kind).alias(name) for name, kind in told.items() if kind is not None
+    )
+
+
+def _replaced(table: pl.DataFrame, items: Sequence[ItemChange]) -> pl.DataFrame:
+    """The table with new values in the rows of these items, in the same order."""
+    if not items:
+        return table
+    fresh = _table(items, table.schema)
+    place = pl.Series("place", np.arange(len(table)))
+    old = table.with_columns(place)
+    rest = old.join(fresh.select("item_id"), on="item_id", how="anti")
+    put = fresh.join(old.select("item_id", "place"), on="item_id", how="left")
+    return pl.concat([rest, put]).sort("place").drop("place")
+
+
+def _table(items: Sequence[ItemChange], schema: Mapping[str, Any]) -> pl.DataFrame:
+    """One row for each item in these columns; what does not fit becomes null."""
+    columns = []
+    for name, kind in schema.items():
+        if name == "item_id":
+            columns.append(pl.Series(name, [item.item_id for item in items], pl.String))
+            continue
+        values = [_fitting(item.attributes.get(name), kind) for item in items]
+        columns.append(pl.Series(name, values, kind, strict=False))
+    return pl.DataFrame(columns)
+
+
+def _fitting(value: Any, kind: Any) -> Any:
+    """The value as its column holds it: lists where lists are, texts where texts are."""
+    if value is None:
+        return None
+    if isinstance(kind, pl.List):
+        values = value if isinstance(value, list | tuple) else [value]
+        return [_fitting(part, kind.inner) for part in values]
+    if isinstance(value, list | tuple | dict):
+        return ", ".join(map(str, value)) if kind == pl.String else None
+    if kind == pl.String:
+        return str(value)
+    return value
+
+
+def _type_of(name: str, items: Sequence[ItemChange]) -> Any:
+    """The column type of an attribute that the table does not have yet; None: nothing is told."""
+    for item in items:
+        value = item.attributes.get(name)
+        if isinstance(value, bool):
+            return pl.Boolean
+        if isinstance(value, int | float):
+            return pl.Float64
+        if isinstance(value, str):
+            return pl.String
+        if isinstance(value, list):
+            return pl.List(pl.String)
+    return None

@@ -1,0 +1,382 @@
+"""Live: one tenant's recommender over the durable log; each event counts on the next list."""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from steerec.contracts import Encoder, Event, Floats, Query
+from steerec.engine.availability import Availability
+from steerec.engine.bootstrap import model_of_nothing, model_without_events
+from steerec.engine.growth import ItemChange, changed
+from steerec.engine.model import Model
+from steerec.engine.phi import PhiConfig
+from steerec.engine.pool import PoolConfig
+from steerec.engine.recommender import Recommender
+from steerec.engine.sampler import SamplerConfig
+from steerec.engine.serving import Policy, Served, explained, replay, serve, unit_vectors
+from steerec.errors import ConfigError
+from steerec.store import Store
+from steerec.store.catalogue import Entry
+from steerec.store.erase import digest_of_user
+from steerec.store.impressions import Impression
+from steerec.store.log import LoggedEvent
+
+log = logging.getLogger(__name__)
+
+LOG_SEQ = "log_seq"  # note of a Dataset: the place in the tenant's log up to which it holds events
+AT_ONCE = 2_000  # changed items taken in together
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenarioConfig:
+    """How one placement answers where a request says nothing else.
+
+    Attributes:
+        condition: an expression that every item must fulfil, such as `price < 20`.
+        repeats: whether items of the user's own history may be shown; not set: as fitted.
+    """
+
+    n: int = 10  # length of the list
+    temperature: float = 0.0  # exploration, in nats: 0 shows the best list
+    diversity: float = 0.0  # nats an item loses that is the same as one above it
+    condition: str = ""
+    repeats: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ConfigError(f"scenario: n={self.n}: expected at least 1")
+        SamplerConfig(temperature=self.temperature, diversity=self.diversity)
+
+    @property
+    def draw(self) -> SamplerConfig:
+        """What the sampler needs of it."""
+        return SamplerConfig(temperature=self.temperature, diversity=self.diversity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveConfig:
+    """What a live engine is told beside its model.
+
+    Attributes:
+        scenarios: placement → its settings; others, and requests without, are as `default`.
+    """
+
+    scenarios: Mapping[str, ScenarioConfig] = field(default_factory=dict)
+    default: ScenarioConfig = field(default_factory=ScenarioConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    phi: PhiConfig = field(default_factory=PhiConfig)
+
+    def scenario(self, name: str | None) -> ScenarioConfig:
+        """The settings of a placement."""
+        return self.scenarios.get(name or "", self.default)
+
+
+@dataclass
+class _State:
+    """What a swap replaces as a whole.
+
+    Attributes:
+        seq: the place in the tenant's order up to which all was taken in.
+        ahead: places above it that were taken in before those between.
+        items_seq: as `seq`, of the catalogue; all of it is read at the start, since no model
+            tells what is hidden now.
+    """
+
+    recommender: Recommender
+    availability: Availability
+    policy: Policy
+    seq: int
+    ahead: set[int] = field(default_factory=set)
+    items_seq: int = 0
+    erased_seq: int = 0
+
+
+class Live:
+    """Answers requests and takes in what the store has made durable; safe to use from threads.
+
+    Attributes:
+        applied: what was taken in since the start, by kind.
+    """
+
+    def __init__(
+        self,
+        tenant: str,
+        store: Store,
+        model: Model | None,
+        config: LiveConfig,
+        *,
+        now: float,
+        encoder: Encoder | None = None,
+    ) -> None:
+        self.tenant, self.store, self.config, self.encoder = tenant, store, config, encoder
+        self.applied: Counter[str] = Counter()
+        self._lock = threading.RLock()  # whoever reads or changes the state below
+        self._catalogue = threading.RLock()  # whoever makes a longer catalogue
+        model = model or model_of_nothing(clock=now, config=config.phi)
+        self._state = self._begin(model)
+        self.follow(now=now)
+
+    # What is asked
+
+    @property
+    def model(self) -> Model:
+        """The model that answers now."""
+        return self._state.recommender.model
+
+    @property
+    def recommender(self) -> Recommender:
+        """What answers now, without exploration; do not change it."""
+        return self._state.recommender
+
+    @property
+    def seq(self) -> int:
+        """The place in the tenant's order up to which all was taken in."""
+        return self._state.seq
+
+    def recommend(self, query: Query, *, request_id: str, now: float) -> Served:
+        """A slate drawn as the query's scenario wants, and its impression, not stored yet.
+
+        Raises:
+            ValueError: if n is out of range.
+            DataError: if the filter or the condition cannot be read.
+        """
+        scenario = self.config.scenario(query.scenario)
+        query = replace(
+            query,
+            now=now if query.now is None else query.now,
+            condition=_both(scenario.condition, query.condition),
+            repeats=scenario.repeats if query.repeats is None else query.repeats,
+        )
+        with self._lock:
+            policy = replace(self._state.policy, draw=scenario.draw)
+            return serve(self._state.recommender, query, policy, request_id=request_id, now=now)
+
+    def page(self, request_id: str, *, start: int, n: int, now: float) -> Impression | None:
+        """The next page of a slate from its frozen pool; items no longer to be shown are dropped.
+
+        Returns:
+            The page, not stored yet; None if the slate is unknown.
+        """
+        pages = self.store.shown.get(self.tenant, request_id)
+        if not pages or not pages[0].pool:
+            return None
+        first = pages[0]
+        drawn = replay(first, n=start + n, vectors=self._vectors_of(first))
+        places = drawn.places[start : start + n]
+        with self._lock:
+            index, may = self.model.data.item_index, self._state.availability.allowed(now)
+            shown = [at for at, p in enumerate(places) if may[index[first.pool[p]]]]
+        return replace(
+            first,
+            start=start,
+            time=now,
+            items=tuple(first.pool[places[at]] for at in shown),
+            propensity=drawn.propensity[start : start + n][shown],
+            pool=(),
+            scores=np.empty((0, 0), np.float16),
+            seq=0,
+        )
+
+    def explain(self, request_id: str) -> dict[str, object] | None:
+        """What a slate was made from, and whether it comes out the same when drawn again."""
+        pages = self.store.shown.get(self.tenant, request_id)
+        if not pages:
+            return None
+        first = pages[0]
+        again = replay(first, n=first.more["n"], vectors=self._vectors_of(first))
+        items = [first.pool[p] for p in again.places]
+        return {
+            "request_id": request_id,
+            "user_id": first.user_id,
+            "time": first.time,
+            "scenario": first.scenario,
+            "strategy_version": first.version,
+            "epoch": first.epoch,
+            "arm": first.arm,
+            "temperature": first.more["temperature"],
+            "diversity": first.more["diversity"],
+            "seed": first.seed,
+            "weights": dict(zip(first.more["heads"], first.w.tolist(), strict=True)),
+            "context": dict(zip(self.model.phi.names, first.phi.tolist(), strict=False)),
+            "pool_size": len(first.pool),
+            "items": explained(first),
+            "replayed_the_same": items == list(first.items),
+        }
+
+    # What is taken in
+
+    def take(self, events: Iterable[LoggedEvent], *, now: float) -> None:
+        """Take in events that the store holds; one that was taken in before is passed over."""
+        for logged in events:
+            with self._lock:
+                if logged.seq <= self._state.seq or logged.seq in self._state.ahead:
+                    continue
+                self._state.ahead.add(logged.seq)
+            self._learn(logged, now)
+
+    def follow(self, *, now: float, limit: int = 5_000) -> int:
+        """Take in all that the store has and this engine has not, whoever wrote it; how many.
+
+        Raises:
+            StorageError: if the store cannot be read.
+        """
+        n_taken = self.follow_items(now=now) + self._follow_erasures()
+        while found := self.store.log.read(self.tenant, after=self._state.seq, limit=limit):
+            self.take(found, now=now)
+            n_taken += len(found)
+            with self._lock:
+                self._state.seq = max(self._state.seq, found[-1].seq)
+                self._state.ahead = {seq for seq in self._state.ahead if seq > self._state.seq}
+        return n_taken
+
+    def follow_items(self, *, now: float) -> int:
+        """Take in items that the store has changed since; how many."""
+        n_taken = 0
+        with self._catalogue:
+            while entries := self.store.items.changes(
+                self.tenant, after=self._state.items_seq, limit=AT_ONCE
+            ):
+                self._put_items(entries, now)
+                self._state.items_seq = entries[-1].seq
+                n_taken += len(entries)
+        return n_taken
+
+    def hide_at_once(self, entries: Sequence[Entry]) -> None:
+        """Let what is hidden, gone, expired or out of stock count from the next request on."""
+        with self._lock:
+            index = self.model.data.item_index
+            known = [entry for entry in entries if entry.id in index]
+            self._mark(known, index)
+
+    def forget(self, user_id: str) -> dict[str, str]:
+        """Erase a user from the live state; head → `exact` or `next fit`."""
+        with self._lock:
+            history = self._state.recommender.history(user_id)
+            told = {}
+            for name, head in self.model.heads.items():
+                exact = head.forget(history.user_idx, history)
+                told[name] = "exact" if exact else "next fit"
+            self._state.recommender.forget(user_id)
+            return told
+
+    def swap(self, model: Model, *, now: float) -> None:
+        """Answer from another model from now on; what came after its data is taken in first.
+
+        Requests wait for the last few events only.
+        """
+        fresh = Live(self.tenant, self.store, model, self.config, now=now, encoder=self.encoder)
+        with self._catalogue, self._lock:
+            fresh.follow(now=now)
+            self._state = fresh._state
+            self.applied["swaps"] += 1
+
+    # Inside
+
+    def _begin(self, model: Model) -> "_State":
+        """Start from a model, and from the place in the log that it stands for."""
+        seq = int(model.data.notes.get(LOG_SEQ, "0"))
+        availability = Availability.of(model.data.items)
+        policy = Policy(draw=SamplerConfig(), version=model.strategy.version)
+        return _State(self._over(model, availability), availability, policy, seq, erased_seq=seq)
+
+    def _over(self, model: Model, availability: Availability) -> Recommender:
+        pool, allowed = self.config.pool, availability.allowed
+        return Recommender(model, pool=pool, encoder=self.encoder, available=allowed)
+
+    def _learn(self, logged: LoggedEvent, now: float) -> None:
+        event = logged.event
+        time = event.timestamp if event.timestamp is not None else logged.received
+        time = min(time, logged.received or now)  # it happened when it came, at the latest
+        known = replace(event, timestamp=time)
+        with self._lock:
+            if known.item_id in self.model.data.item_index:
+                self._state.recommender.learn(known)
+                self.applied["events"] += 1
+                return
+        self._meet(known, now)
+
+    def _meet(self, event: Event, now: float) -> None:
+        """Take in an event of an item that this engine has not seen yet."""
+        with self._catalogue:
+            entries = self.store.items.get(self.tenant, [event.item_id])
+            self._put_items(list(entries.values()) or [Entry(event.item_id)], now)
+            with self._lock:
+                self._state.recommender.learn(event)
+                self.applied["events"] += 1
+                self.applied["items_met"] += not entries
+
+    def _put_items(self, entries: Sequence[Entry], now: float) -> None:
+        """Bring the catalogue forward; the costly part without keeping requests waiting."""
+        index = self.model.data.item_index
+        there = [e for e in entries if not e.deleted or e.id in index]
+        changes = [ItemChange(e.id, _columns(e)) for e in there if not e.deleted]
+        model = changed(self.model, changes, self.encoder) if changes else self.model
+        if len(self.model.data.item_idx) == 0 and changes:
+            self._grow_from_nothing(model, now)
+        with self._lock:
+            if model is not self.model and len(self.model.data.item_idx):
+                self._state.recommender = self._state.recommender.grown(model)
+            self._state.availability.grow(self.model.data.n_items)
+            self._mark(there, self.model.data.item_index)
+            self.applied["items"] += len(there)
+
+    def _grow_from_nothing(self, model: Model, now: float) -> None:
+        """A model without events is made anew with each batch of items; events are read again."""
+        model = model_without_events(model.data, clock=now, config=self.config.phi)
+        fresh = self._over(model, self._state.availability)
+        with self._lock:
+            before = self._state.recommender
+            for user_id, history in before.live_histories().items():
+                for at in range(len(history)):
+                    item_id = str(before.model.data.item_ids[history.item_idx[at]])
+                    fresh.learn(Event(user_id, item_id, timestamp=float(history.time[at])))
+            self._state.recommender = fresh
+
+    def _mark(self, entries: Sequence[Entry], index: Mapping[str, int]) -> None:
+        def number(value: float | None) -> float:
+            return np.nan if value is None else float(value)
+
+        self._state.availability.update(
+            np.array([index[entry.id] for entry in entries], np.int32),
+            hidden=[entry.hidden or entry.deleted for entry in entries],
+            published=[number(entry.published) for entry in entries],
+            expires=[number(entry.expires) for entry in entries],
+            stock=[number(entry.stock) for entry in entries],
+        )
+
+    def _follow_erasures(self) -> int:
+        found = self.store.persons.erasures(self.tenant, after=self._state.erased_seq)
+        if not found:
+            return 0
+        digests = {erasure.digest for erasure in found}
+        with self._lock:
+            known = [*self.model.data.user_ids, *self._state.recommender.live_histories()]
+            for user_id in known:
+                if digest_of_user(self.tenant, str(user_id)) in digests:
+                    self.forget(str(user_id))
+            self._state.erased_seq = found[-1].seq
+        return len(found)
+
+    def _vectors_of(self, shown: Impression) -> Floats | None:
+        if not shown.more["diversity"]:
+            return None
+        data = self.model.data
+        return unit_vectors(data.vectors, [data.item_index[i] for i in shown.pool])
+
+
+def _columns(entry: Entry) -> dict[str, object]:
+    """The attributes as columns of the items' table; labels as tags where there are none."""
+    columns = dict(entry.attributes)
+    if entry.labels:
+        columns.setdefault("tags", list(entry.labels))
+    return columns
+
+
+def _both(one: str, other: str | None) -> str | None:
+    if one and other:
+        return f"({one}) and ({other})"
+    return one or other
