@@ -99,7 +99,7 @@ class Design:
         return Epoch(number, theta, gamma, beta[self.position].copy(), context, made)
 
     def rows(self, observed: Observed, epoch: Epoch) -> tuple[Doubles, Doubles]:
-        """Each row's x (n, size), the gradient of its log-odds in β at the epoch, and those (n,)."""
+        """Rows x (n, size), the gradient of the log-odds in β at the epoch; the log-odds (n,)."""
         n, columns = len(observed), list(self.columns)
         phi = observed.phi[:, columns]
         x = np.zeros((n, self.size))

@@ -14,24 +14,27 @@ class Drift:
     Attributes:
         level: of the sum; an alarm puts it back to 0.
         rows_left: rows for which forgetting stays raised.
+        rows_seen: rows so far; the first ones teach and raise no alarm.
     Source: Page 1954 (cumulative sum); Gama et al. 2014, section 3.2, on watching the loss.
     """
 
     level: float = 0.0
     rows_left: float = 0.0
+    rows_seen: float = 0.0
 
     def after(
         self, *, excess: float, variance: float, rows: float, config: "DriftConfig"
     ) -> "Drift":
         """The state after an epoch's rows: sums of (p − y)η and of its variance."""
         left = max(self.rows_left - rows, 0.0)
-        if rows <= 0 or variance <= 0:
-            return Drift(self.level, left)
+        seen = self.rows_seen + rows
+        if rows <= 0 or variance <= 0 or seen <= config.first_rows:
+            return Drift(self.level, left, seen)
         over = (excess - config.slack_nats * rows) / variance**0.5
         level = max(0.0, self.level + over - config.allowance)
         if level > config.alarm:
-            return Drift(0.0, config.rows)
-        return Drift(level, left)
+            return Drift(0.0, config.rows, seen)
+        return Drift(level, left, seen)
 
     @property
     def raised(self) -> bool:
@@ -48,6 +51,8 @@ class DriftConfig:
     slack_nats: float = 0.005  # of a row's log loss, that no model is right by
     rows: float = 20_000.0  # shown items for which forgetting stays raised
 
+    first_rows: float = 5_000.0  # shown items before the first alarm
+
     def __post_init__(self) -> None:
-        if min(self.alarm, self.allowance, self.slack_nats, self.rows) < 0:
+        if min(self.alarm, self.allowance, self.slack_nats, self.rows, self.first_rows) < 0:
             raise ValueError("drift: no setting may be below 0")

@@ -1,23 +1,21 @@
-"""The Bayesian logistic learner: workers gather sums, one adds them and publishes epochs."""
+"""The Bayesian logistic learner: adds what workers gathered and publishes epochs of θ."""
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Self
+from dataclasses import astuple, dataclass, field, replace
 
 import numpy as np
-from scipy import linalg, special
+from scipy import linalg
 
 from steerec.errors import ConfigError, DataError
 from steerec.tuning.arrays import read_arrays, write_arrays
 from steerec.tuning.design import Design
 from steerec.tuning.drift import Drift, DriftConfig
-from steerec.tuning.observed import MOST_LOG_ODDS, Doubles, Epoch, Observed
+from steerec.tuning.observed import Doubles, Epoch, Observed
+from steerec.tuning.prior import GAMMAS, Prior
+from steerec.tuning.sums import Statistics, Sums
 
 logger = logging.getLogger(__name__)
-LEAST_CURVATURE = 1e-3  # of p(1 − p): a sure and wrong model must not leap
-EPOCHS_KEPT = 16  # workers may lag behind by as many
-GAMMAS = (0.05, 20.0)
 MOST_INTERCEPT = 12.0
 Bound = Callable[[Doubles], Doubles]  # θ → the nearest θ that the guard lets pass
 
@@ -42,160 +40,6 @@ class LearnerConfig:
             raise ConfigError("learner: publish_every_s and most_move must not be below 0")
 
 
-@dataclass(frozen=True, eq=False)
-class Prior:
-    """What is believed before the first click.
-
-    Attributes:
-        theta: (n_heads, n_features), the promoted strategy's.
-        precision: of the learnt columns of θ, in nats⁻²: one number, or (n_theta, n_theta).
-        rate: reward expected of an average item at the first place.
-        position_power: an item at place k gets 1/k^power of the first place's clicks.
-    Raises:
-        ValueError: if a number is not finite or out of its range.
-    """
-
-    theta: Doubles
-    precision: float | Doubles = 100.0
-    rate: float = 0.1
-    gamma: float = 1.0
-    position_power: float = 0.7
-
-    def __post_init__(self) -> None:
-        if not (np.isfinite(self.theta).all() and np.isfinite(self.precision).all()):
-            raise ValueError("prior: theta and precision must be finite")
-        if not 0 < self.rate < 1 or not GAMMAS[0] <= self.gamma <= GAMMAS[1]:
-            raise ValueError(f"prior: rate={self.rate} in (0, 1), gamma={self.gamma} in {GAMMAS}")
-
-    def epoch(self, design: Design, now: float) -> Epoch:
-        """The promoted strategy as epoch 0."""
-        shares = np.arange(1, design.n_positions + 1) ** -self.position_power
-        first = special.logit(self.rate)
-        position = np.asarray(special.logit(self.rate * shares) - first, np.float64)
-        context = np.zeros(design.n_features)
-        context[design.columns[0]] = first
-        return Epoch(0, np.array(self.theta, np.float64), self.gamma, position, context, now)
-
-    def matrix(self, design: Design, config: LearnerConfig) -> Doubles:
-        """(size, size) precision of β."""
-        loose = np.ones(design.size)  # log γ and b_context: a standard deviation of 1
-        loose[design.context.start] = 0.05  # the intercept's
-        loose[design.position] = config.position_rows * self.rate * (1 - self.rate)
-        found = np.diag(loose)
-        given = np.asarray(self.precision, np.float64)
-        if given.ndim == 0:
-            given = np.eye(design.n_theta) * given
-        found[design.theta, design.theta] = given + 1e-3 * np.eye(design.n_theta)
-        linalg.cholesky(found)  # a prior that is no precision shows here, not at the first click
-        return found
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Statistics:
-    """What one worker gathered at one epoch; additive.
-
-    Attributes:
-        epoch: at whose β the curvature and the gradient were taken.
-        number: of the worker's statistics, rising by 1; one seen before is not added again.
-        curvature: (size, size) Σ ωp(1−p)xxᵀ, lower triangle.
-        gradient: (size,) Σ ω(y−p)x.
-        rows: Σ ω.
-        excess, variance: sums for the drift alarm.
-        refused: rows that could not be learnt from.
-    """
-
-    epoch: int
-    worker: str
-    number: int
-    curvature: Doubles
-    gradient: Doubles
-    rows: float
-    excess: float
-    variance: float
-    refused: int = 0
-
-    def to_bytes(self) -> bytes:
-        """For another process; numbers stay as they are to the last bit."""
-        return write_arrays({name: getattr(self, name) for name in self.__dataclass_fields__})
-
-    @classmethod
-    def from_bytes(cls, body: bytes) -> Self:
-        """See to_bytes.
-
-        Raises:
-            DataError: if these are no statistics.
-        """
-        return cls(**read_arrays(body, cls.__dataclass_fields__))
-
-
-class Sums:
-    """What one worker gathers between two epochs."""
-
-    def __init__(self, design: Design, epoch: Epoch, *, worker: str, number: int = 0) -> None:
-        self._design = design
-        self._worker = worker
-        self._number = number
-        self.epoch = epoch
-        self._clear()
-
-    def _clear(self) -> None:
-        size = self._design.size
-        self._curvature = np.zeros((size, size), order="F")
-        self._gradient = np.zeros(size)
-        self._rows = self._excess = self._variance = 0.0
-        self._refused = 0
-
-    def observe(self, observed: Observed) -> None:
-        """Add rows. O(size²) each."""
-        rows = observed.sound()
-        self._refused += len(observed) - len(rows)
-        if len(rows) == 0:
-            return
-        x, log_odds = self._design.rows(rows, self.epoch)
-        p = special.expit(log_odds)
-        spread = np.maximum(p * (1 - p), LEAST_CURVATURE)
-        scaled = x * np.sqrt(rows.weight * spread)[:, None]
-        self._curvature = linalg.blas.dsyrk(
-            1.0, scaled.T, beta=1.0, c=self._curvature, lower=1, overwrite_c=1
-        )
-        self._gradient += (rows.weight * (rows.reward - p)) @ x
-        told = np.clip(log_odds, -MOST_LOG_ODDS, MOST_LOG_ODDS)
-        self._rows += float(rows.weight.sum())
-        self._excess += float(rows.weight @ ((p - rows.reward) * told))
-        self._variance += float(rows.weight**2 @ (p * (1 - p) * told**2))
-
-    def amend(self, observed: Observed) -> None:
-        """Add late differences of reward to rows that were observed before."""
-        rows = observed.sound(most_reward=2.0)
-        self._refused += len(observed) - len(rows)
-        if len(rows):
-            x, _ = self._design.rows(rows, self.epoch)
-            self._gradient += (rows.weight * rows.reward) @ x
-
-    def take(self) -> Statistics:
-        """What was gathered since the last call; it is forgotten here."""
-        self._number += 1
-        found = Statistics(
-            self.epoch.number,
-            self._worker,
-            self._number,
-            np.tril(self._curvature),
-            self._gradient,
-            self._rows,
-            self._excess,
-            self._variance,
-            self._refused,
-        )
-        self._clear()
-        return found
-
-    def adopt(self, epoch: Epoch) -> Statistics | None:
-        """Go on from a new epoch; what was gathered at the one before, None if nothing."""
-        left = self.take() if self._rows or self._refused or self._gradient.any() else None
-        self.epoch = epoch
-        return left
-
-
 class Learner:
     """Adds the workers' statistics in a fixed order and publishes epochs. One at a time."""
 
@@ -209,13 +53,13 @@ class Learner:
         self.design, self.prior, self.config = design, prior, config
         self.base = prior.epoch(design, now)
         self.epoch = replace(self.base, number=first)
-        self._precision = prior.matrix(design, config)
+        self._precision = prior.matrix(design, position_rows=config.position_rows)
         self._mean = design.pack(self.base)
         self._curvature = np.zeros((design.size, design.size))
-        self._linear = np.zeros(design.size)  # Σ gradient + curvature·β of its epoch
+        self._linear = np.zeros(design.size)
         self._fresh = (np.zeros_like(self._curvature), np.zeros_like(self._linear))
         self._sums = np.zeros(3)  # rows, excess, variance since the last epoch
-        self._betas = {first: self._mean}
+        self._first = first  # epochs before are of other heads
         self._last: dict[str, int] = {}
         self.drift = Drift()
         self.counts = {"rows": 0.0, "refused": 0, "repeated": 0, "stale": 0, "alarms": 0}
@@ -223,23 +67,20 @@ class Learner:
     def add(self, found: Sequence[Statistics]) -> None:
         """Add statistics, by worker and number whatever the order given.
 
-        A number seen before, or of an epoch that is no longer kept, is counted and left out.
+        A number seen before, or of an epoch before the last restart, is counted and left out.
         """
         for one in sorted(found, key=lambda s: (s.worker, s.number)):
             if one.number <= self._last.get(one.worker, 0):
                 self.counts["repeated"] += 1
                 continue
             self._last[one.worker] = one.number
-            beta = self._betas.get(one.epoch)
             self.counts["refused"] += one.refused
-            if beta is None or not _finite(one, self.design.size):
+            if one.epoch < self._first or not one.is_sound(self.design.size):
                 self.counts["stale"] += 1
                 logger.warning("statistics left out worker=%s epoch=%d", one.worker, one.epoch)
                 continue
-            curvature = one.curvature + np.tril(one.curvature, -1).T
-            fresh, linear = self._fresh
-            fresh += curvature
-            linear += one.gradient + curvature @ beta
+            self._fresh[0][:] += one.curvature
+            self._fresh[1][:] += one.linear
             self._sums += (one.rows, one.excess, one.variance)
             self.counts["rows"] += one.rows
 
@@ -269,8 +110,6 @@ class Learner:
         if bound is not None:
             epoch = replace(epoch, theta=bound(epoch.theta))
         self.epoch = epoch
-        self._betas[epoch.number] = self.design.pack(epoch)
-        self._betas = dict(list(self._betas.items())[-EPOCHS_KEPT:])
         return epoch
 
     def mean(self) -> Doubles:
@@ -293,7 +132,7 @@ class Learner:
         fresh._curvature = keep * (self._curvature + self._fresh[0])
         fresh._linear = keep * (self._linear + self._fresh[1])
         fresh._last, fresh.counts = self._last, self.counts
-        fresh._betas = {**self._betas, **fresh._betas} if keep else fresh._betas
+        fresh._first = self._first if keep else fresh._first
         self.__dict__.update(fresh.__dict__)
         return self.epoch
 
@@ -330,7 +169,7 @@ class Learner:
 
     def state(self) -> bytes:
         """A checkpoint: all that `from_state` needs beside the prior and the settings."""
-        workers, epochs = list(self._last), list(self._betas)
+        workers = list(self._last)
         return write_arrays(
             {
                 "curvature": self._curvature,
@@ -339,13 +178,13 @@ class Learner:
                 "fresh_linear": self._fresh[1],
                 "sums": self._sums,
                 "theta": self.epoch.theta,
-                "beta": np.stack([self._betas[e] for e in epochs]),
-                "epochs": np.array(epochs),
+                "beta": self.design.pack(self.epoch),
+                "first": self._first,
                 "made": self.epoch.made,
                 "number": self.epoch.number,
                 "workers": np.array(workers, np.str_),
                 "last": np.array([self._last[w] for w in workers], np.int64),
-                "drift": np.array([self.drift.level, self.drift.rows_left]),
+                "drift": np.array(astuple(self.drift)),
                 "counts": np.array(list(self.counts.values()), np.float64),
             }
         )
@@ -361,17 +200,15 @@ class Learner:
         """
         kept = read_arrays(body, _STATE)
         size = design.size
-        shapes = (kept["curvature"].shape, kept["theta"].shape, kept["beta"].shape[1:])
+        shapes = (kept["curvature"].shape, kept["theta"].shape, kept["beta"].shape)
         if shapes != ((size, size), prior.theta.shape, (size,)):
             raise DataError(f"tuning: a checkpoint of shapes {shapes}, expected {size} numbers")
         found = cls(design, prior, config, now=kept["made"], first=kept["number"])
         found._curvature, found._linear = kept["curvature"], kept["linear"]
         found._fresh = (kept["fresh_curvature"], kept["fresh_linear"])
         found._sums = kept["sums"]
-        found._betas = dict(zip(kept["epochs"].tolist(), kept["beta"], strict=True))
-        epoch = design.unpack(
-            found._betas[kept["number"]], found.base, number=kept["number"], made=kept["made"]
-        )
+        found._first = kept["first"]
+        epoch = design.unpack(kept["beta"], found.base, number=kept["number"], made=kept["made"])
         found.epoch = replace(epoch, theta=kept["theta"])
         found._last = dict(zip(kept["workers"].tolist(), kept["last"].tolist(), strict=True))
         found.drift = Drift(*kept["drift"].tolist())
@@ -381,17 +218,8 @@ class Learner:
 
 _STATE = (
     *("curvature", "linear", "fresh_curvature", "fresh_linear", "sums", "theta", "beta"),
-    *("epochs", "made", "number", "workers", "last", "drift", "counts"),
+    *("first", "made", "number", "workers", "last", "drift", "counts"),
 )
-
-
-def _finite(found: Statistics, size: int) -> bool:
-    numbers = (found.rows, found.excess, found.variance)
-    return (
-        found.curvature.shape == (size, size)
-        and bool(np.isfinite(found.curvature).all())
-        and bool(np.isfinite(found.gradient).all() and np.isfinite(numbers).all())
-    )
 
 
 class OnlineTuner:

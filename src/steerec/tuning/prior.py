@@ -1,0 +1,59 @@
+"""What is believed before the first click: the promoted strategy, and how surely."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import linalg, special
+
+from steerec.tuning.design import Design
+from steerec.tuning.observed import Doubles, Epoch
+
+GAMMAS = (0.05, 20.0)  # within these γ is believed
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """What is believed before the first click.
+
+    Attributes:
+        theta: (n_heads, n_features), the promoted strategy's.
+        precision: of the learnt columns of θ, in nats⁻²: one number, or (n_theta, n_theta).
+        rate: reward expected of an average item at the first place.
+        position_power: an item at place k gets 1/k^power of the first place's clicks.
+    Raises:
+        ValueError: if a number is not finite or out of its range.
+    """
+
+    theta: Doubles
+    precision: float | Doubles = 100.0
+    rate: float = 0.1
+    gamma: float = 1.0
+    position_power: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.theta).all() and np.isfinite(self.precision).all()):
+            raise ValueError("prior: theta and precision must be finite")
+        if not 0 < self.rate < 1 or not GAMMAS[0] <= self.gamma <= GAMMAS[1]:
+            raise ValueError(f"prior: rate={self.rate} in (0, 1), gamma={self.gamma} in {GAMMAS}")
+
+    def epoch(self, design: Design, now: float) -> Epoch:
+        """The promoted strategy as epoch 0."""
+        shares = np.arange(1, design.n_positions + 1) ** -self.position_power
+        first = special.logit(self.rate)
+        position = np.asarray(special.logit(self.rate * shares) - first, np.float64)
+        context = np.zeros(design.n_features)
+        context[design.columns[0]] = first
+        return Epoch(0, np.array(self.theta, np.float64), self.gamma, position, context, now)
+
+    def matrix(self, design: Design, *, position_rows: float) -> Doubles:
+        """(size, size) precision of β."""
+        loose = np.ones(design.size)  # log γ and b_context: a standard deviation of 1
+        loose[design.context.start] = 0.05  # the intercept's
+        loose[design.position] = position_rows * self.rate * (1 - self.rate)
+        found = np.diag(loose)
+        given = np.asarray(self.precision, np.float64)
+        if given.ndim == 0:
+            given = np.eye(design.n_theta) * given
+        found[design.theta, design.theta] = given + 1e-3 * np.eye(design.n_theta)
+        linalg.cholesky(found)  # a prior that is no precision shows here, not at the first click
+        return found

@@ -1,0 +1,60 @@
+"""Generated slates whose clicks follow the learner's own model with a known θ."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from steerec.tuning.design import Design
+from steerec.tuning.learner import Learner, LearnerConfig, OnlineTuner
+from steerec.tuning.observed import Observed
+from steerec.tuning.prior import Prior
+
+HEADS, FEATURES, PLACES = 3, 2, 5
+DESIGN = Design(HEADS, FEATURES, (0, 1), PLACES)
+TRUTH = np.array([[1.2, 0.5], [0.1, 0.6], [0.4, -0.9]])
+EVEN = np.array([[0.5, 0.0]] * HEADS)
+
+
+@dataclass
+class LogisticWorld:
+    """Draws slates of `PLACES` items; P(click) = σ(θ-score − 1.5 − .7 log k)."""
+
+    rng: np.random.Generator
+    theta: np.ndarray = None
+
+    def __post_init__(self):
+        self.theta = TRUTH if self.theta is None else self.theta
+
+    def slate(self):
+        z = self.rng.normal(0.0, 1.2, (PLACES, HEADS))
+        phi = np.array([1.0, self.rng.random()])
+        log_odds = z @ (self.theta @ phi) - 1.5 - 0.7 * np.log(np.arange(1, PLACES + 1))
+        return Observed.slate(z, phi, (self.rng.random(PLACES) < special.expit(log_odds)) * 1.0)
+
+    def slates(self, n):
+        return [self.slate() for _ in range(n)]
+
+
+def learner(precision=10.0, **settings):
+    prior = Prior(EVEN, precision, rate=0.2)
+    return Learner(DESIGN, prior, LearnerConfig(**settings), now=0.0)
+
+
+def tuner(precision=10.0, **settings):
+    return OnlineTuner(learner(precision, **settings))
+
+
+def teach(tuner, slates, *, start=0.0, every=10):
+    """Observe slates, one a tenth of a second, publishing every `every`."""
+    now = start
+    for i, slate in enumerate(slates, 1):
+        tuner.observe(slate)
+        now += 2.0 / every
+        if i % every == 0:
+            tuner.publish(now)
+    return now
+
+
+def cosine(a, b):
+    return float((a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b))
