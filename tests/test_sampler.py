@@ -159,7 +159,7 @@ def one_by_one(scores, *, n, temperature, seed):
     return draw(scores, n=n, temperature=temperature, seed=seed, limits=idle)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     st.integers(1, 40),
     st.integers(1, 45),
@@ -244,7 +244,7 @@ def test_a_pin_moves_up_where_nothing_else_may_come():
     assert drawn.places.tolist() == [0, 2]
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.data())
 def test_caps_hold_and_separate_quotas_are_met_whatever_is_drawn(data):
     n_pool = data.draw(st.integers(1, 12))
@@ -292,9 +292,15 @@ def test_hopeless_items_keep_their_digits():
     scores = np.array([0.0, -500.0, -501.0])  # a difference of masses would be 0 / 0
     p = conditional(scores, np.array([0, 1, 2]), temperature=0.5)
     np.testing.assert_allclose(p, [1.0, 1 / (1 + np.exp(-2)), 1.0], rtol=1e-12)
+    p = conditional(scores, np.array([0, 1]), temperature=0.5)
+    np.testing.assert_allclose(p, [1.0, 1 / (1 + np.exp(-2))], rtol=1e-12)
 
 
 def test_the_noise_never_changes_between_versions():
+    raw = np.random.Philox(key=2**64 - 3).random_raw(8)
+    np.testing.assert_array_equal(
+        draw(np.zeros(8), n=8, temperature=1.0, seed=-3).places, np.argsort(raw)[::-1]
+    )
     drawn = draw(np.zeros(10), n=10, temperature=1.0, seed=seed_of("a-request"))
     assert drawn.places.tolist() == [9, 0, 1, 4, 3, 7, 6, 2, 8, 5]
     assert drawn.propensity == pytest.approx(1 / np.arange(10, 0, -1))

@@ -17,14 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerec.contracts import Floats, Indices
-from steerec.engine.limits import Limits, Mask
+from steerec.engine.limits import Limits
+from steerec.engine.noise import exponentials
+from steerec.engine.walk import (
+    TIE_DIGITS,
+    Policy,
+    Scores,
+    Walk,
+    first_of,
+    is_temperature,
+    what_temperature,
+)
 from steerec.errors import ConfigError
 
-Scores = NDArray[np.float64]
-
-LEAST_TEMPERATURE = 0.001  # colder than this is no exploration: say 0
-MOST_TEMPERATURE = 100.0
-TIE_DIGITS = 6  # at temperature 0, scores that agree to 1e-6 are equal
 _TINY = 1e-300  # what rounding may leave of an exponential, so that its logarithm exists
 
 
@@ -36,8 +41,8 @@ class SamplerConfig:
     diversity: float = 0.0  # nats an item loses that is the same as one above it
 
     def __post_init__(self) -> None:
-        if not _is_temperature(self.temperature):
-            raise ConfigError(f"sampler: {_what_temperature(self.temperature)}")
+        if not is_temperature(self.temperature):
+            raise ConfigError(f"sampler: {what_temperature(self.temperature)}")
         if not 0 <= self.diversity < np.inf:
             raise ConfigError(f"sampler: diversity={self.diversity}: expected at least 0")
 
@@ -88,14 +93,14 @@ def draw(
     Raises:
         ValueError: if an argument is out of range or of another shape.
     """
-    policy = _Policy(scores, n, temperature, item_idx, vectors, diversity, limits)
+    policy = Policy(scores, n, temperature, item_idx, vectors, diversity, limits)
     policy.check()
     if not policy.plain:
         return _one_by_one(policy, seed)
     if temperature == 0:
         places = _ranked(scores, item_idx)[:n]
         return Drawn(places.astype(np.int32), np.ones(len(places), np.float32), 0.0)
-    keys = scores / temperature - np.log(_exponentials(seed, len(scores)))
+    keys = scores / temperature - np.log(exponentials(seed, len(scores)))
     places = np.argsort(-keys, kind="stable")[:n]
     logs = _plackett_luce(scores[None] / temperature, places[None])[0]
     return _drawn(places, logs)
@@ -123,7 +128,7 @@ def conditional(
         ValueError: as `draw`, or if a place is shown twice or is not in the pool.
     """
     n = max(len(places), 1) if n is None else n
-    policy = _Policy(scores, n, temperature, item_idx, vectors, diversity, limits)
+    policy = Policy(scores, n, temperature, item_idx, vectors, diversity, limits)
     policy.check()
     _check_places(places[None], len(scores))
     if len(places) > n:
@@ -131,7 +136,7 @@ def conditional(
     if policy.plain and temperature > 0:
         logs: NDArray[np.float64] = _plackett_luce(scores[None] / temperature, places[None])[0]
         return np.exp(logs)
-    walk = _Walk.start(policy)
+    walk = Walk.start(policy)
     p = np.zeros(len(places))
     for at, place in enumerate(places):
         worth = walk.worth(at)
@@ -154,8 +159,8 @@ def conditional_many(
     Raises:
         ValueError: if the temperature is 0, a score is NaN, or a place is shown twice.
     """
-    if temperature == 0 or not _is_temperature(temperature):
-        raise ValueError(_what_temperature(temperature))
+    if temperature == 0 or not is_temperature(temperature):
+        raise ValueError(what_temperature(temperature))
     if scores.ndim != 2 or len(scores) != len(places) or not (scores < np.inf).all():
         raise ValueError(
             f"scores {scores.shape} for slates {places.shape}: expected (n_slates, n_pool) for "
@@ -166,121 +171,10 @@ def conditional_many(
     return p
 
 
-@dataclass(frozen=True, eq=False)
-class _Policy:
-    """What decides on the slate, as in `draw`."""
-
-    scores: Scores
-    n: int
-    temperature: float
-    item_idx: Indices | None
-    vectors: Floats | None
-    diversity: float
-    limits: Limits | None
-
-    @property
-    def plain(self) -> bool:
-        """Whether no place changes what may follow, but for the item that is gone."""
-        return self.limits is None and self.diversity == 0
-
-    def check(self) -> None:
-        if self.n < 1:
-            raise ValueError(f"n={self.n}: expected at least 1")
-        if not _is_temperature(self.temperature):
-            raise ValueError(_what_temperature(self.temperature))
-        if self.scores.ndim != 1 or not np.isfinite(self.scores).all():
-            raise ValueError(f"scores {self.scores.shape}: expected (n_pool,), all finite")
-        if not 0 <= self.diversity < np.inf:
-            raise ValueError(f"diversity={self.diversity}: expected at least 0")
-        n_pool = len(self.scores)
-        if self.diversity > 0 and (self.vectors is None or len(self.vectors) != n_pool):
-            raise ValueError(f"diversity={self.diversity}: expected {n_pool} vectors to compare by")
-        if self.item_idx is not None and len(self.item_idx) != n_pool:
-            raise ValueError(f"item_idx: {len(self.item_idx)} for a pool of {n_pool}")
-        if self.limits is not None:
-            self.limits.check(n_pool)
-
-    def log_p(self, worth: Scores, place: int) -> float:
-        """Log P(this place is taken next); -inf if it cannot be, or if nothing can."""
-        if worth[place] == -np.inf:
-            return -np.inf
-        if self.temperature == 0:
-            return 0.0 if _first(worth, self.item_idx) == place else -np.inf
-        top = worth.max()
-        total = np.exp((worth - top) / self.temperature).sum()
-        return float((worth[place] - top) / self.temperature - np.log(total))
-
-
-@dataclass(eq=False)
-class _Walk:
-    """How far a slate has come, place by place.
-
-    Attributes:
-        left: (n_pool,) not shown, and not pinned.
-        waiting: the pins to come, place → index in the pool.
-        closest: (n_pool,) greatest cosine with an item above, at least 0.
-        counts: (n_groups,) of the limits, with all pins.
-    """
-
-    policy: _Policy
-    left: Mask
-    waiting: dict[int, int]
-    closest: Floats
-    counts: NDArray[np.int64]
-
-    @classmethod
-    def start(cls, policy: _Policy) -> "_Walk":
-        n_pool = len(policy.scores)
-        left = np.ones(n_pool, bool)
-        waiting: dict[int, int] = {}
-        counts = np.zeros(0, np.int64)
-        if policy.limits is not None:
-            pins = sorted(policy.limits.pinned.items())
-            waiting = {place: item for place, item in pins if place < policy.n}
-            left[list(waiting.values())] = False
-            counts = policy.limits.groups[:, list(waiting.values())].sum(axis=1)
-        return cls(policy, left, waiting, np.zeros(n_pool, np.float32), counts)
-
-    def worth(self, at: int) -> Scores:
-        """(n_pool,) scores for this place of the slate, -inf where an item may not come."""
-        scores = self.policy.scores
-        if self.policy.diversity > 0:
-            scores = scores - self.policy.diversity * self.closest
-        return np.where(self._may(at), scores, -np.inf)
-
-    def take(self, at: int, item: int) -> None:
-        """Put the item at this place of the slate."""
-        pinned = item in self.waiting.values()
-        if pinned:
-            self.waiting = {place: pin for place, pin in self.waiting.items() if pin != item}
-        self.waiting.pop(at, None)  # shown something else than the pin there
-        self.left[item] = False
-        if self.policy.diversity > 0 and self.policy.vectors is not None:
-            vectors = self.policy.vectors
-            np.maximum(self.closest, vectors @ vectors[item], out=self.closest)
-        if self.policy.limits is not None and not pinned:
-            self.counts = self.counts + self.policy.limits.groups[:, item]
-
-    def _may(self, at: int) -> Mask:
-        """(n_pool,) the pin of this place, else what limits leave, else the next pin."""
-        limits, pin = self.policy.limits, self.waiting.get(at)
-        if limits is None:
-            return self.left
-        if pin is None:
-            free = self.policy.n - at - len(self.waiting)
-            may = limits.leave(self.left, self.counts, free)
-            if may.any() or not self.waiting:
-                return may
-            pin = next(iter(self.waiting.values()))
-        only = np.zeros(len(self.left), bool)
-        only[pin] = True
-        return only
-
-
-def _one_by_one(policy: _Policy, seed: int) -> Drawn:
+def _one_by_one(policy: Policy, seed: int) -> Drawn:
     """The race with rates that change from place to place."""
-    walk = _Walk.start(policy)
-    left = _exponentials(seed, len(policy.scores))
+    walk = Walk.start(policy)
+    left = exponentials(seed, len(policy.scores))
     places: list[int] = []
     logs: list[float] = []
     for at in range(min(policy.n, len(policy.scores))):
@@ -289,7 +183,7 @@ def _one_by_one(policy: _Policy, seed: int) -> Drawn:
         if top == -np.inf:
             break
         if policy.temperature == 0:
-            item, log_p = _first(worth, policy.item_idx), 0.0
+            item, log_p = first_of(worth, policy.item_idx), 0.0
         else:
             log_rates = (worth - top) / policy.temperature
             rates = np.exp(log_rates)
@@ -312,27 +206,16 @@ def _plackett_luce(logits: Scores, places: NDArray[np.integer]) -> NDArray[np.fl
     Sums what is left from the end of the slate upwards: nothing is ever taken away from a sum,
     so no digits are lost where one item has nearly all the mass.
     """
-    shown = np.take_along_axis(logits, places, axis=1)
+    rows = np.arange(len(places))[:, None]
+    shown = logits[rows, places]
     others = logits.copy()
-    np.put_along_axis(others, places, -np.inf, axis=1)
-    top = logits.max(axis=1, keepdims=True, initial=-1e300)
+    others[rows, places] = -np.inf
+    top = others.max(axis=1, keepdims=True, initial=-1e300)  # of the others, lest all underflow
     with np.errstate(divide="ignore"):  # nothing besides the slate: log 0 is meant
         rest = np.log(np.exp(others - top).sum(axis=1, keepdims=True)) + top
-    upwards = np.concatenate([rest, shown[:, ::-1]], axis=1)
+    upwards = np.hstack([rest, shown[:, ::-1]])
     left = np.logaddexp.accumulate(upwards, axis=1)[:, :0:-1]
     return np.where(shown == -np.inf, -np.inf, shown - np.where(left == -np.inf, 0, left))
-
-
-def _exponentials(seed: int, n: int) -> NDArray[np.float64]:
-    """(n,) unit exponentials, the same for the same seed in every version of NumPy.
-
-    Only the raw numbers of a bit generator are promised to stay, not what distributions make of
-    them; a slate must be the same when it is replayed years later.
-    """
-    raw = np.random.Philox(key=seed & (2**64 - 1)).random_raw(n)
-    inside = ((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52  # never 0, never 1
-    found: NDArray[np.float64] = -np.log(inside)
-    return found
 
 
 def _ranked(scores: Scores, item_idx: Indices | None) -> NDArray[np.intp]:
@@ -340,26 +223,6 @@ def _ranked(scores: Scores, item_idx: Indices | None) -> NDArray[np.intp]:
     if item_idx is None:
         return np.argsort(rounded, kind="stable")
     return np.lexsort((item_idx, rounded))
-
-
-def _first(worth: Scores, item_idx: Indices | None) -> int:
-    """The best place, ties by item."""
-    rounded = np.round(worth, TIE_DIGITS)
-    if item_idx is None:
-        return int(np.argmax(rounded))
-    ties = np.flatnonzero(rounded == rounded.max())
-    return int(ties[np.argmin(item_idx[ties])])
-
-
-def _is_temperature(value: float) -> bool:
-    return value == 0 or LEAST_TEMPERATURE <= value <= MOST_TEMPERATURE
-
-
-def _what_temperature(value: float) -> str:
-    return (
-        f"temperature={value}: expected 0 for no exploration, or "
-        f"{LEAST_TEMPERATURE} to {MOST_TEMPERATURE:g}"
-    )
 
 
 def _check_places(places: NDArray[np.integer], n_pool: int) -> None:
