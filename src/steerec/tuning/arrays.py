@@ -13,7 +13,8 @@ from steerec.errors import DataError
 def write_arrays(arrays: Mapping[str, Any]) -> bytes:
     """Arrays, numbers and texts as the bytes of an .npz file."""
     out = io.BytesIO()
-    np.savez(out, **{name: np.asarray(value) for name, value in arrays.items()})
+    named: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
+    np.savez(out, **named)
     return out.getvalue()
 
 

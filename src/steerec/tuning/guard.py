@@ -69,7 +69,8 @@ class Reference:
     def kl(self, live: Doubles, promoted: Doubles) -> float:
         """KL(live ‖ promoted) in nats, mean over the requests."""
         p, q = self.log_p(live), self.log_p(promoted)
-        return float(np.where(self.open, np.exp(p) * (p - q), 0.0).sum(axis=1).mean())
+        p, q = np.where(self.open, p, -np.inf), np.where(self.open, q, 0.0)
+        return float((special.xlogy(np.exp(p), np.exp(p)) - np.exp(p) * q).sum(axis=1).mean())
 
 
 def hold(

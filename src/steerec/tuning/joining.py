@@ -130,18 +130,11 @@ class Joiner:
 
         What cannot be joined is counted in `counts` and changes nothing.
         """
-        refusal = self._refusal(reaction, now)
-        if refusal:
-            return self._count(refusal)
         kept, place = self._find(reaction)
-        if kept is None:
-            return self._count("unknown")
-        outcome = self.config.outcome(reaction.kind, kept.shown.scenario)
-        if outcome is None or not -BEFORE_S <= reaction.time - kept.shown.time <= outcome.window_s:
-            return self._count("outside_window" if outcome else "kind_not_counted")
-        if reaction.event_id in kept.seen or len(kept.seen) >= MOST_EVENTS:
-            return self._count("repeated" if reaction.event_id in kept.seen else "too_many")
-        self._count("joined")
+        refusal = self._refusal(reaction, kept, now)
+        self._count(refusal or "joined")
+        if refusal or kept is None:
+            return None
         kept.seen.add(reaction.event_id)
         before = self._totals(kept) if kept.closed else {}
         did = kept.did.setdefault(place, {})
@@ -217,14 +210,22 @@ class Joiner:
             self._count("shown_from_the_future")
         return bool(sound) and shown.time <= now + self.config.ahead_s
 
-    def _refusal(self, reaction: Reaction, now: float) -> str | None:
-        if not np.isfinite(reaction.time):
-            return "no_time"
+    def _refusal(self, reaction: Reaction, kept: _Kept | None, now: float) -> str | None:
+        value = 0.0 if reaction.value is None else reaction.value
+        if not np.isfinite([reaction.time, value]).all():
+            return "not_finite"
         if reaction.time > now + self.config.ahead_s:
             return "from_the_future"
-        if reaction.value is not None and not np.isfinite(reaction.value):
-            return "value_not_finite"
-        return None
+        if kept is None:
+            return "unknown"
+        outcome = self.config.outcome(reaction.kind, kept.shown.scenario)
+        if outcome is None:
+            return "kind_not_counted"
+        if reaction.time - kept.shown.time > outcome.window_s:
+            return "too_late"
+        if reaction.event_id in kept.seen:
+            return "repeated"
+        return "too_many" if len(kept.seen) >= MOST_EVENTS else None
 
     def _find(self, reaction: Reaction) -> tuple[_Kept | None, int]:
         """The page and place; without a request id the user's newest page before the reaction."""

@@ -107,8 +107,9 @@ class Epoch:
         """(n,) of a reward of 1 against 0 at each row."""
         w = observed.phi @ self.theta.T
         place = np.minimum(observed.position, len(self.b_position)) - 1
-        found: Doubles = self.gamma * np.einsum("nh,nh->n", w, observed.z)
-        return found + self.b_position[place] + observed.phi @ self.b_context + observed.extra
+        score: Doubles = self.gamma * np.einsum("nh,nh->n", w, observed.z)
+        rest = self.b_position[place] + observed.phi @ self.b_context + observed.extra
+        return np.asarray(score + rest, np.float64)
 
     def click(self, observed: Observed) -> Doubles:
         """(n,) foretold reward, a probability."""

@@ -85,7 +85,7 @@ def position_bias(
         if np.abs(step).max() < 1e-9:
             break
     sd = np.sqrt(np.diag(np.linalg.inv(hessian + np.diag(precision))))
-    return PositionBias(beta[:k].copy(), sd[:k], float(beta[k + 1]), float(beta[k]))
+    return PositionBias(beta[:k] - beta[0], sd[:k], float(beta[k + 1]), float(beta[k]))
 
 
 def _prior(rate: float, config: PositionConfig) -> Doubles:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import exp, inf, lgamma, log, sqrt
 
-from scipy import special
+from scipy import optimize, special
 
 OPTIMAL_AT = 500.0  # observations at which the interval is made tightest
 
@@ -68,14 +68,11 @@ def difference(a: MeanSequence, b: MeanSequence, *, alpha: float = 0.05) -> Inte
 
 def boundary(v: float, alpha: float) -> float:
     """How far a sum may ever stray at variance `v`, in the range of one observation (1)."""
-    rho = _rho(alpha)
-    low, high = 0.0, 2.0 * sqrt((v + rho) * log(1 / alpha)) + 2.0 * log(1 / alpha) + 1.0
-    while _log_mixture(high, v, rho) < -log(alpha):
+    rho, told = _rho(alpha), log(1 / alpha)
+    high = 2.0 * sqrt((v + rho) * told) + 2.0 * told + 1.0
+    while _log_mixture(high, v, rho) < told:
         high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _log_mixture(middle, v, rho) < -log(alpha) else (low, middle)
-    return high
+    return float(optimize.brentq(lambda s: _log_mixture(s, v, rho) - told, 0.0, high))
 
 
 @lru_cache(maxsize=64)
