@@ -46,7 +46,7 @@ class Board:
 
     Attributes:
         progress: share of the run so far.
-        now: Unix seconds of the block.
+        now: seconds since the start of the run.
         phi: (n, n_features) float64.
         z: (n_heads, n, n_items) float32.
         allowed: (n, n_items), what may be shown.
@@ -162,17 +162,21 @@ class Stage:
         times = self.world.start_s + visit.time
         people = [self.histories[v] for v in visit.visitor]
         allowed = ~self.hidden[visit.visitor] & (self.world.arrives <= progress)
-        elapsed = float(np.nanmax(times)) if not np.isnan(times).all() else SLATE_S * self.slates
         return Board(
             visit=visit,
             progress=progress,
-            now=elapsed,
+            now=self._now(visit),
             phi=self.model.phi(people, times),
             z=self._z(people, times),
             allowed=allowed,
             unseen=self.model.unseen,
             truth=self.world.interest(progress)[visit.visitor],
         )
+
+    def _now(self, visit: Visit) -> float:
+        """Seconds since the start; a world without clock has one by slates."""
+        times = visit.time[~np.isnan(visit.time)]
+        return float(times.max()) if len(times) else SLATE_S * self.slates
 
     def _z(self, people: list[History], times: Times) -> Floats:
         lengths = np.array([len(h) for h in people])

@@ -39,17 +39,24 @@ class _Place:
     folder: str
     build: Callable[[Path, Path | None], World]
     heads: tuple[str, ...]
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
+# Heads with a long memory, and others with the short one they have for next steps: the blend finds
+# out which to believe, and before and after a drift it is not the same.
+LONG: Mapping[str, Mapping[str, Any]] = {
+    "ease": {"decay": 0.995, "last": 300},
+    "als": {"decay": 0.995, "last": 300, "length": 0, "alpha": 5.0},
+}
 WORLDS: Mapping[str, _Place] = {
     "jester": _Place(
         "jester", lambda folder, cache: jester(folder), ("trending", "ease", "item_knn", "als")
     ),
     "films": _Place(
-        "ml-1m", films, ("trending", "ease", "item_knn", "als", "content", "transitions")
+        "ml-1m", films, ("trending", "ease", "item_knn", "als", "content", "transitions"), LONG
     ),
     "shop": _Place(
-        "online-retail", shop, ("trending", "ease", "item_knn", "als", "content", "repeat")
+        "online-retail", shop, ("trending", "ease", "item_knn", "als", "content", "repeat"), LONG
     ),
 }
 
@@ -147,6 +154,7 @@ def fit_heads(world: World, heads: tuple[str, ...] = ()) -> Model:
     """The heads and the offline blend, fitted on the world's log alone."""
     config = FitConfig(
         heads=heads or WORLDS[world.name].heads,
+        settings=WORLDS[world.name].settings,
         repeats=None if world.name == "shop" else False,
         phi=PhiConfig(taste_dims=0),
     )

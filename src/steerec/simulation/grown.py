@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from steerec.contracts import Floats, History
 from steerec.data.dataset import Dataset, build_dataset
+from steerec.data.split import blind
 from steerec.simulation.network import Log, Network, NetworkConfig, fit_network
 from steerec.simulation.visits import DAY_S, Habits, Returning, Visits
 from steerec.simulation.world import World
@@ -25,7 +26,7 @@ LEAST_EVENTS = 10  # of an item, so that the truth can know it
 NEW_USERS, NEW_ITEMS = 0.15, 0.10  # shares that arrive during the run
 MOST_VISITORS = 3_000
 RUN_DAYS = 27.0  # within which newcomers arrive; about what 20,000 slates take
-OWN_TASTE = 0.6  # what is left of a taste after the drift; sqrt(1 - .6²) of a stranger's comes in
+OWN_TASTE = 0.8  # what is left of a taste after the drift; sqrt(1 - .8²) of a stranger's comes in
 PRICE_CHANGE = 0.35  # standard deviation of the change of log prices at half time
 PRICE_PULL = 0.8  # log-odds lost when a price doubles, divided by log 2
 BEST_TEN = 0.5  # mean P(click | examined) of everybody's ten best items, which sets the offset
@@ -43,6 +44,7 @@ class Source:
         item_attributes, user_attributes: make (n, d) float32 of rows of the tables.
         priced: whether the first attribute of an item is its log price.
         repeats: whether what somebody had before may be shown.
+        timed: whether heads see the times of the log, or its order only.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Source:
     user_attributes: Callable[[pl.DataFrame], Floats]
     priced: bool
     repeats: bool
+    timed: bool
 
 
 def films(folder: Path, cache_dir: Path | None = None) -> World:
@@ -71,6 +74,7 @@ def films(folder: Path, cache_dir: Path | None = None) -> World:
         user_attributes=lambda users: one_hot(users, ("gender", "age_band", "occupation")),
         priced=False,
         repeats=False,
+        timed=False,  # raters come once, in 2000; what is counted at the end of the log is noise
     )
     return grow(source, cache_dir)
 
@@ -96,6 +100,7 @@ def shop(folder: Path, cache_dir: Path | None = None) -> World:
         user_attributes=lambda users: one_hot(users, ("country",)),
         priced=True,
         repeats=True,
+        timed=True,
     )
     return grow(source, cache_dir)
 
@@ -127,7 +132,7 @@ def grow(
         arrives=arrives,
         forgets=True,
         visits=_visits(newcomer[visitors]),
-        start_s=float(data.time.max()) + DAY_S,
+        start_s=float(data.time.max()) + DAY_S,  # NaN where heads see no times
     )
 
 
@@ -144,7 +149,8 @@ def _known_well(source: Source) -> Source:
 def _dataset(source: Source, events: pl.DataFrame, users: pl.DataFrame) -> Dataset:
     kind = pl.when("liked").then(pl.lit("purchase" if source.priced else "click"))
     named = events.with_columns(event=kind.otherwise(pl.lit("dislike"))).drop("liked")
-    return build_dataset(named, source.items, users)
+    data = build_dataset(named, source.items, users)
+    return data if source.timed else blind(data)
 
 
 def _for_heads(
@@ -154,7 +160,8 @@ def _for_heads(
     hidden_users = pl.Series(everything.user_ids[newcomer].tolist(), dtype=pl.String)
     hidden_items = pl.Series(everything.item_ids[new_item].tolist(), dtype=pl.String)
     events = source.events.filter(
-        ~pl.col("user_id").is_in(hidden_users.implode())
+        pl.col("liked")
+        & ~pl.col("user_id").is_in(hidden_users.implode())
         & ~pl.col("item_id").is_in(hidden_items.implode())
     )
     users = source.users.join(events, on="user_id", how="semi", maintain_order="left")

@@ -26,7 +26,8 @@ class NetworkConfig:
     batch: int = 4_096
     negatives: int = 4  # drawn items for each event
     rate: float = 0.01
-    l2: float = 1e-4  # of the factors at each step, decoupled from the gradient
+    start: float = 0.05  # standard deviation of the first factors: noise that is never unlearnt
+    l2: float = 3e-3  # of the factors at each step, decoupled from the gradient
 
 
 @dataclass(frozen=True)
@@ -103,19 +104,20 @@ def fit_network(
 
 def _begin(log: Log, config: NetworkConfig, rng: np.random.Generator) -> Weights:
     def small(*shape: int) -> Floats:
-        drawn: Floats = rng.normal(0, 0.3, shape).astype(np.float32)
+        drawn: Floats = rng.normal(0, config.start, shape).astype(np.float32)
         return drawn
 
+    mixed = (config.factors, config.hidden)
     n_users, n_items = len(log.user_attributes), len(log.item_attributes)
     liked = np.bincount(log.item, log.liked, n_items) + 1.0
     return {
         "P": small(n_users, config.factors),
         "Q": small(n_items, config.factors),
-        "A": 0.3 * small(log.user_attributes.shape[1], config.factors),
-        "B": 0.3 * small(log.item_attributes.shape[1], config.factors),
-        "M": small(config.factors, config.hidden),
+        "A": small(log.user_attributes.shape[1], config.factors),
+        "B": small(log.item_attributes.shape[1], config.factors),
+        "M": np.eye(config.factors, config.hidden, dtype=np.float32) + small(*mixed),
         "m": np.zeros(config.hidden, np.float32),
-        "c": small(config.hidden),
+        "c": np.ones(config.hidden, np.float32),
         "b": (np.log(liked / liked.mean()) - 1.5).astype(np.float32),
     }
 
