@@ -1,6 +1,7 @@
 """Simulate: worlds, heads fitted once, and all policies on the same luck."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -114,6 +115,12 @@ class Simulated:
             "slates": config.loop.slates,
             "policies": figures(self.runs),
         }
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def simulate(
