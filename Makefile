@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 NO_PIP := { echo "pip could not install what pyproject.toml and constraints.txt ask for; its message stands above." >&2; \
   echo "The network is needed for the first make demo and make test, and again when one of these two files has changed." >&2; exit 1; }
 
-.PHONY: demo test check soak data bench format wheel install install-dev clean
+.PHONY: demo serve test check soak data bench format wheel install install-dev clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -37,6 +37,10 @@ install-dev: $(INSTALLED_DEV)
 
 demo: install
 	$(BIN)/steerec demo
+
+# the demo shop over HTTP
+serve: install
+	$(BIN)/steerec serve --sample
 
 test: install-dev
 	$(BIN)/python -m pytest

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from steerec.config import SECTIONS, Settings, head_config_class
 from steerec.data.dataset import DEFAULT_WEIGHTS
+from steerec.engine.live import ScenarioConfig
 from steerec.heads import HEADS
 
 FILE = Path(__file__).parent.parent / "steerec.example.toml"
@@ -23,7 +24,12 @@ HEADER = """\
 SHOWN = {
     "deployment.data_dir": '"/data/sets"',
     "deployment.cache_dir": '"/var/cache/steerec"',
+    "deployment.database_url": '"postgresql://steerec@db/steerec"',
+    "deployment.redis_url": '"redis://cache:6379/0"',
     "fit.repeats": "true",
+    "service.tls_certificate": '"/etc/steerec/cert.pem"',
+    "service.tls_key": '"/etc/steerec/key.pem"',
+    "scenarios.default.repeats": "true",
     "heads.user_knn.half_life_days": "45.0",
 }
 
@@ -36,6 +42,7 @@ def example_text():
     for name in HEADS:
         kind = head_config_class(name)
         parts.append(_section(f"heads.{name}", kind, kind()))
+    parts.append(_section("scenarios.default", ScenarioConfig, ScenarioConfig()))
     return "\n".join(parts)
 
 

@@ -7,6 +7,7 @@ import pytest
 from example_settings import FILE, SHOWN, comments, example_text, names_of
 from steerec.config import (
     SECTIONS,
+    Deployment,
     Settings,
     head_config_class,
     load_settings,
@@ -14,6 +15,7 @@ from steerec.config import (
     user_cache_dir,
 )
 from steerec.data.dataset import DEFAULT_WEIGHTS
+from steerec.engine.live import ScenarioConfig
 from steerec.engine.model import FitConfig
 from steerec.errors import ConfigError
 from steerec.heads import HEADS
@@ -37,7 +39,8 @@ def defaults():
     settings = Settings()
     tree = {n: plain(getattr(settings, n)) for n in SECTIONS if n != "deployment"}
     tree["heads"] = {n: plain(head_config_class(n)()) for n in HEADS}
-    tree["deployment"] = {"data_dir": None, "cache_dir": None}
+    tree["scenarios"] = {"default": plain(ScenarioConfig())}
+    tree["deployment"] = dict.fromkeys(names_of(Deployment))
     return tree
 
 
@@ -65,7 +68,9 @@ def test_the_example_is_what_its_writer_makes():
     assert FILE.read_text("utf-8") == example_text(), "run: python tests/example_settings.py"
 
 
-@pytest.mark.parametrize("kind", [*SECTIONS.values(), *map(head_config_class, HEADS)])
+@pytest.mark.parametrize(
+    "kind", [*SECTIONS.values(), ScenarioConfig, *map(head_config_class, HEADS)]
+)
 def test_every_setting_has_a_comment(kind):
     nested = {f for f in names_of(kind) if f == "lexical"}
     assert set(names_of(kind)) - nested <= set(comments(kind))
@@ -78,6 +83,7 @@ def test_the_example_read_back_gives_the_defaults():
     for name in HEADS:
         kind = head_config_class(name)
         assert kind(**read.heads[name]) == kind()
+    assert read.scenarios == {"default": ScenarioConfig()}
 
 
 def test_without_a_file_a_fit_has_its_own_defaults():

@@ -6,7 +6,7 @@ import os
 import platform
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,13 @@ from steerec.data.rules import CleanConfig
 from steerec.encoders import EncoderConfig
 from steerec.engine.blend import BlendConfig
 from steerec.engine.calibrate import CalibrationConfig
+from steerec.engine.live import LiveConfig, ScenarioConfig
 from steerec.engine.model import FitConfig
 from steerec.engine.phi import PhiConfig
 from steerec.engine.pool import PoolConfig
 from steerec.errors import ConfigError, DataError
 from steerec.heads import HEADS, expand, load_head
+from steerec.store.retention import RetentionConfig
 
 DEFAULT_FILE = Path("steerec.toml")
 
@@ -51,6 +53,8 @@ class Deployment(BaseSettings):
     )
     data_dir: Path | None = None  # folder in which data sets are looked for by name
     cache_dir: Path | None = None  # folder of vectors and downloads; not set: the user's cache
+    database_url: str | None = None  # sqlite:///file.db or postgresql://…; not set: steerec.db here
+    redis_url: str | None = None  # redis://…, for several processes; not set: this one alone
 
     @classmethod
     def settings_customise_sources(
@@ -114,11 +118,56 @@ class FitSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServiceConfig:
+    """How `steerec serve` listens, and what it refuses.
+
+    Attributes:
+        keys: whether callers need an API key; without, it listens on this machine only.
+    """
+
+    host: str = "127.0.0.1"  # address to listen on
+    port: int = 8080  # 0: any free one
+    metrics_port: int = 0  # metrics, health and docs on a port of their own; 0: on the same
+    keys: bool = False
+    tls_certificate: Path | None = None  # PEM file; with it, the service speaks HTTPS
+    tls_key: Path | None = None  # PEM file of the certificate's key
+    most_body_bytes: int = 8_388_608  # longest body but for imports
+    calls_per_s: float = 0.0  # calls a second that one key may make on average; 0: any number
+    burst: int = 100  # calls at once after a pause, where calls_per_s is set
+    create_items: bool = True  # events of items that were never written make them
+    refit_hour: float = 3.0  # hour of the day, UTC, of the nightly refit; below 0: never
+    refit_events: int = 200  # events after which a service that began with nothing fits first
+    retention: RetentionConfig = field(default_factory=RetentionConfig)  # what the store keeps
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 65_536 or not 0 <= self.metrics_port < 65_536:
+            raise ConfigError(f"port={self.port}, metrics_port={self.metrics_port}: below 65536")
+        if self.most_body_bytes < 1_024 or self.calls_per_s < 0 or self.burst < 1:
+            raise ConfigError(
+                f"most_body_bytes={self.most_body_bytes}, calls_per_s={self.calls_per_s}, burst="
+                f"{self.burst}: expected at least 1024, 0 and 1"
+            )
+        if self.refit_hour >= 24 or self.refit_events < 1:
+            raise ConfigError(
+                f"refit_hour={self.refit_hour}, refit_events={self.refit_events}: expected below "
+                "24, and at least 1"
+            )
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ConfigError("tls_certificate and tls_key: give both or none")
+        if not self.keys and self.host not in ("127.0.0.1", "::1", "localhost"):
+            raise ConfigError(
+                f"host={self.host!r} without keys would let everybody in: set keys = true and make "
+                "one with `steerec key create`, or listen on 127.0.0.1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The whole tree; a section is a table of steerec.toml.
 
     Attributes:
         heads: head name → its settings, as far as they differ from the defaults.
+        scenarios: placement → how it answers; `default` is for all others.
     """
 
     deployment: Deployment = field(default_factory=Deployment)
@@ -131,6 +180,15 @@ class Settings:
     blend: BlendConfig = field(default_factory=BlendConfig)
     phi: PhiConfig = field(default_factory=PhiConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
+    service: ServiceConfig = field(default_factory=ServiceConfig)
+    scenarios: Mapping[str, ScenarioConfig] = field(default_factory=dict)
+
+    def live_config(self) -> LiveConfig:
+        """The settings of a live engine."""
+        named = {name: one for name, one in self.scenarios.items() if name != "default"}
+        default = self.scenarios.get("default", ScenarioConfig())
+        phi = replace(self.phi, scenarios=self.phi.scenarios or tuple(named))
+        return LiveConfig(scenarios=named, default=default, pool=self.pool, phi=phi)
 
     @property
     def cache_dir(self) -> Path:
@@ -168,6 +226,7 @@ SECTIONS: Mapping[str, type] = {
     "blend": BlendConfig,
     "phi": PhiConfig,
     "pool": PoolConfig,
+    "service": ServiceConfig,
 }
 
 
@@ -188,13 +247,17 @@ def parse_settings(raw: Mapping[str, Any]) -> Settings:
     Raises:
         ConfigError: if a setting is unknown, of a wrong type or out of range; names it.
     """
-    _check_known("", raw, [*SECTIONS, "heads"])
+    _check_known("", raw, [*SECTIONS, "heads", "scenarios"])
     sections = {
         name: _section(name, kind, _table(name, raw.get(name, {})))
         for name, kind in SECTIONS.items()
     }
     heads = _table("heads", raw.get("heads", {}))
-    return Settings(**sections, heads=dict(_heads(heads)))
+    scenarios = {
+        name: _section(f"scenarios.{name}", ScenarioConfig, _table(f"scenarios.{name}", given))
+        for name, given in _table("scenarios", raw.get("scenarios", {})).items()
+    }
+    return Settings(**sections, heads=dict(_heads(heads)), scenarios=scenarios)
 
 
 def head_config_class(name: str) -> type:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from steerec.contracts import Encoder, Event, Floats, Query
+from steerec.contracts import Encoder, Event, Floats, Query, Strategy
 from steerec.engine.availability import Availability
 from steerec.engine.bootstrap import model_of_nothing, model_without_events
 from steerec.engine.growth import ItemChange, changed
@@ -18,7 +19,7 @@ from steerec.engine.pool import PoolConfig
 from steerec.engine.recommender import Recommender
 from steerec.engine.sampler import SamplerConfig
 from steerec.engine.serving import Policy, Served, explained, replay, serve, unit_vectors
-from steerec.errors import ConfigError
+from steerec.errors import ConfigError, DataError
 from steerec.store import Store
 from steerec.store.catalogue import Entry
 from steerec.store.erase import digest_of_user
@@ -131,6 +132,26 @@ class Live:
     def recommender(self) -> Recommender:
         """What answers now, without exploration; do not change it."""
         return self._state.recommender
+
+    def available(self, now: float) -> NDArray[np.bool_]:
+        """(n_items,), which items may be shown at this time."""
+        return self._state.availability.allowed(now)
+
+    def follow_strategy(self, strategy: Strategy) -> None:
+        """Answer by these weights from the next request on.
+
+        Raises:
+            DataError: if they are of other heads or features than the model's.
+        """
+        own = self.model.strategy
+        if (strategy.heads, strategy.features) != (own.heads, own.features):
+            raise DataError(
+                f"strategy {strategy.version} weighs {strategy.heads} by {strategy.features}, the "
+                f"model has {own.heads} by {own.features}"
+            )
+        with self._lock:
+            policy = self._state.policy
+            self._state.policy = replace(policy, theta=strategy.theta, version=strategy.version)
 
     @property
     def seq(self) -> int:

@@ -102,15 +102,21 @@ def replay(shown: Impression, *, n: int, vectors: Floats | None = None) -> Drawn
     )
 
 
-def explained(shown: Impression) -> list[dict[str, Any]]:
-    """What each shown item was made from: its score by head, and its rank in the pool."""
+def explained(shown: Impression, page: Impression | None = None) -> list[dict[str, Any]]:
+    """What each shown item was made from: its score by head, and its rank in the pool.
+
+    Args:
+        shown: the first page, which has the pool.
+        page: a later one, whose items are told; None: the first.
+    """
+    page = page or shown
     worth = _worth(shown.scores, shown.w)
     place = {item: at for at, item in enumerate(shown.pool)}
     rank = np.empty(len(worth), int)
     rank[np.argsort(-worth, kind="stable")] = np.arange(1, len(worth) + 1)
     names = shown.more["heads"]
     told = []
-    for position, item in enumerate(shown.items, shown.start + 1):
+    for position, item in enumerate(page.items, page.start + 1):
         at = place[item]
         shares = shown.scores[at].astype(np.float64) * shown.w
         told.append(
@@ -119,7 +125,7 @@ def explained(shown: Impression) -> list[dict[str, Any]]:
                 "position": position,
                 "score": float(worth[at]),
                 "rank_in_pool": int(rank[at]),
-                "propensity": float(shown.propensity[position - shown.start - 1]),
+                "propensity": float(page.propensity[position - page.start - 1]),
                 "sources": dict(zip(names, shares.tolist(), strict=True)),
             }
         )

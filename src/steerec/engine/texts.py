@@ -110,6 +110,17 @@ def encoder_of(data: Dataset, config: EncoderConfig, cache_dir: Path) -> Encoder
     return encoder
 
 
+def opened_encoder(config: EncoderConfig, cache_dir: Path) -> Encoder | None:
+    """The encoder of the settings; None where none is wanted.
+
+    Raises:
+        EncoderError: if it cannot be found.
+    """
+    if config.encoder == NO_ENCODER:
+        return None
+    return open_encoder(config, cache_dir=cache_dir / "vectors")
+
+
 def _fitting(items: pl.DataFrame) -> str:
     try:
         return fitting_template(items.columns)

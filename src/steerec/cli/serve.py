@@ -1,0 +1,149 @@
+"""The verbs of a running service: serve, and its keys."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steerec.cli import options, show
+
+if TYPE_CHECKING:
+    from steerec.config import Settings
+    from steerec.engine.model import Model
+
+key = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
+Tenant = Annotated[str, typer.Option(help="Whose; every key belongs to one.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command(
+        epilog="Examples:\n\n"
+        "steerec serve --snapshot snapshot/\n\n"
+        "steerec serve --sample --port 8080\n\n"
+        "steerec serve --config steerec.toml"
+    )(serve)
+    app.add_typer(key, name="key")
+
+
+def serve(
+    *,
+    snapshot: Annotated[
+        Path | None,
+        typer.Option(help="Model to answer with; without one it learns from what is sent."),
+    ] = None,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Serve the built-in sample shop, fitted now.")
+    ] = False,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port.")] = None,
+    config: options.Config = None,
+) -> None:
+    """Serve recommendations over HTTP: every event that is accepted counts on the next list."""
+    from dataclasses import replace
+
+    from steerec.service.server import build, run
+    from steerec.service.telemetry import log_as_json
+
+    settings = options.settings_of(config)
+    told: dict[str, Any] = {"host": host, "port": port}
+    told = {name: value for name, value in told.items() if value is not None}
+    settings = replace(settings, service=replace(settings.service, **told))
+    model = _sample_model(settings) if sample else None
+    began = time.perf_counter()
+    service = build(settings, snapshot=snapshot, model=model)
+    where = f"http://{settings.service.host}:{settings.service.port}"
+    show.out().print(f"Ready in {time.perf_counter() - began:.1f} s: {where}/docs")
+    if model is not None:
+        _print_requests(where, str(model.data.user_ids[0]), str(model.data.item_ids[0]))
+    log_as_json()
+    run(service)
+
+
+@key.command("create")
+def create(
+    *,
+    tenant: Tenant = "default",
+    scope: Annotated[
+        list[str], typer.Option(help="read, events, catalogue, operate or admin; repeatable.")
+    ] = ["read", "events"],  # noqa: B006  Typer reads it
+    label: Annotated[str, typer.Option(help="What it is for.")] = "",
+    config: options.Config = None,
+) -> None:
+    """Make a key; its text is shown this once."""
+    from steerec.service.gate import SCOPES
+    from steerec.service.server import DEFAULT_STORE
+    from steerec.store import open_store
+
+    unknown = sorted(set(scope) - set(SCOPES) | {"open"} & set(scope))
+    if unknown:
+        known = ", ".join(name for name in SCOPES if name != "open")
+        raise typer.BadParameter(f"--scope {', '.join(unknown)}: expected some of {known}")
+    store = open_store(options.settings_of(config).deployment.database_url or DEFAULT_STORE)
+    try:
+        text, made = store.keys.issue(tenant, scope, now=time.time(), label=label)
+    finally:
+        store.close()
+    show.out().print(f"{text}\nKey {made.key_id} of {tenant}: may {', '.join(made.scopes)}.")
+
+
+@key.command("list")
+def list_keys(*, tenant: Tenant = "default", config: options.Config = None) -> None:
+    """The keys of a tenant, revoked ones too."""
+    from steerec.service.server import DEFAULT_STORE
+    from steerec.store import open_store
+
+    store = open_store(options.settings_of(config).deployment.database_url or DEFAULT_STORE)
+    try:
+        for made in store.keys.list(tenant):
+            state = "revoked" if made.revoked else "good"
+            show.out().print(f"{made.key_id} {state}: {', '.join(made.scopes)} {made.label}")
+    finally:
+        store.close()
+
+
+@key.command("revoke")
+def revoke(key_id: str, *, tenant: Tenant = "default", config: options.Config = None) -> None:
+    """Make a key worthless, within seconds in services that run."""
+    from steerec.service.server import DEFAULT_STORE
+    from steerec.store import open_store
+
+    store = open_store(options.settings_of(config).deployment.database_url or DEFAULT_STORE)
+    try:
+        done = store.keys.revoke(tenant, key_id, now=time.time())
+    finally:
+        store.close()
+    if not done:
+        raise typer.BadParameter(f"{tenant} has no key {key_id} in use: see `steerec key list`")
+    show.out().print(f"Key {key_id} is revoked.")
+
+
+def _sample_model(settings: "Settings") -> "Model":
+    """The sample shop, fitted with the heads that take seconds."""
+    import numpy as np
+
+    from steerec.engine.intake import Source, take_in
+    from steerec.engine.model import fit
+    from steerec.engine.texts import encode_items, with_vectors
+
+    with show.progress() as step:
+        step("make the sample shop", 0, None)
+        taken = take_in(
+            Source(data="sample", cache_dir=settings.cache_dir), settings.clean, now=time.time()
+        )
+        step("encode", 0, None)
+        found = encode_items(taken.data.items, settings.encoder, cache_dir=settings.cache_dir)
+        data = with_vectors(taken.data, found)
+        return fit(data, settings.fit_config(("quick",)), np.random.default_rng(0), progress=step)
+
+
+def _print_requests(where: str, user: str, item: str) -> None:
+    show.out().print(
+        "Try:\n"
+        f"  curl '{where}/api/recommend/{user}?n=3'\n"
+        f"  curl -X POST {where}/api/events -d "
+        f'\'{{"event_id":"e1","user_id":"{user}","item_id":"{item}","event":"click"}}\'\n'
+        f"  curl '{where}/api/recommend/{user}?n=3'",
+        soft_wrap=True,
+    )

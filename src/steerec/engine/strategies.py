@@ -1,0 +1,103 @@
+"""Strategies as the store keeps them, and the one in force over the model that serves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from steerec.contracts import Strategy
+from steerec.engine.live import Live
+from steerec.errors import DataError
+from steerec.store import Store
+from steerec.store.strategies import StrategyVersion
+
+FIT = "fit"  # author of a strategy that came with a fitted model
+
+
+def to_json(strategy: Strategy) -> dict[str, Any]:
+    """Plain numbers; `from_json` gives the same strategy back."""
+    return {
+        "heads": list(strategy.heads),
+        "features": list(strategy.features),
+        "theta": strategy.theta.tolist(),
+        "dials": dict(strategy.dials),
+    }
+
+
+def from_json(told: Mapping[str, Any], version: int) -> Strategy:
+    """A strategy as it is stored.
+
+    Raises:
+        DataError: if it is none, or a number is not finite.
+    """
+    try:
+        theta = np.array(told["theta"], np.float64)
+        heads, features = tuple(map(str, told["heads"])), tuple(map(str, told["features"]))
+        dials = {str(name): float(value) for name, value in told["dials"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise DataError(f"strategy {version} cannot be read ({e}): promote another version") from e
+    if theta.shape != (len(heads), len(features)) or not np.isfinite(theta).all():
+        raise DataError(
+            f"strategy {version} has theta {theta.shape} for {len(heads)} heads and "
+            f"{len(features)} features: expected these sizes and finite numbers"
+        )
+    return Strategy(heads, features, theta, version, dials)
+
+
+def ensure_promoted(live: Live, store: Store, *, now: float) -> None:
+    """Let the strategy in force be followed; the model's own becomes one where it must.
+
+    That is before the first promotion, and when the one in force speaks of other heads or
+    features than the model has.
+    """
+    current = store.strategies.current(live.tenant)
+    if current is not None and fits(current, live):
+        live.follow_strategy(from_json(current.strategy, current.version))
+        return
+    made = StrategyVersion(
+        strategy=to_json(live.model.strategy),
+        author=FIT,
+        made=now,
+        parents=() if current is None else (current.version,),
+        diff={} if current is None else difference(current.strategy, to_json(live.model.strategy)),
+        data_hash=live.model.data.content_hash if len(live.model.data.item_idx) else None,
+    )
+    added = store.strategies.add(live.tenant, made)
+    store.strategies.promote(
+        live.tenant, added.version, author=FIT, now=now, reason="came with the model"
+    )
+    live.follow_strategy(from_json(added.strategy, added.version))
+
+
+def fits(version: StrategyVersion, live: Live) -> bool:
+    """Whether a version speaks of the heads and features of the model that serves."""
+    told, strategy = version.strategy, live.model.strategy
+    same_heads = tuple(told.get("heads", ())) == strategy.heads
+    return same_heads and tuple(told.get("features", ())) == strategy.features
+
+
+def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """What moved: weights by head and feature, dials by name, each as [before, after]."""
+    moved: dict[str, Any] = {}
+    was, is_now = _weights(before), _weights(after)
+    weights = {
+        name: [was.get(name), is_now.get(name)]
+        for name in sorted({*was, *is_now})
+        if was.get(name) != is_now.get(name)
+    }
+    if weights:
+        moved["weights"] = weights
+    old, new = before.get("dials", {}), after.get("dials", {})
+    dials = {n: [old.get(n), new.get(n)] for n in {*old, *new} if old.get(n) != new.get(n)}
+    if dials:
+        moved["dials"] = dials
+    return moved
+
+
+def _weights(told: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        f"{head}.{feature}": round(float(value), 6)
+        for head, row in zip(told["heads"], told["theta"], strict=True)
+        for feature, value in zip(told["features"], row, strict=True)
+        if value
+    }

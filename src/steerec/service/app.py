@@ -1,0 +1,215 @@
+"""The app: one table of routes, what runs beside them, and the documents made from the table."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from steerec.service import catalogue, events, lists, operations, people, strategy
+from steerec.service.calls import Counter, Route
+from steerec.service.openapi import document
+from steerec.service.problems import refused
+from steerec.service.schemas import (
+    Counted,
+    EntriesIn,
+    EntriesOut,
+    EntryIn,
+    EntryOut,
+    EntryPatch,
+    ErasedOut,
+    EventIn,
+    EventsIn,
+    EventsOut,
+    ExplainOut,
+    HealthOut,
+    HistoryOut,
+    ListQuery,
+    MergeIn,
+    PageQuery,
+    RankIn,
+    RecommendIn,
+    RecommendQuery,
+    RecordsOut,
+    RollbackIn,
+    ScoredOut,
+    SlateOut,
+    VersionOut,
+)
+from steerec.service.tenants import Tenants
+from steerec.version import __version__
+
+log = logging.getLogger(__name__)
+
+_EVENT = {"event_id": "e-1", "user_id": "ann", "item_id": "tea", "event": "click"}
+_ITEM = {"id": "tea", "attributes": {"title": "Green tea", "price": 4.5}, "labels": ["drinks"]}
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST", "/api/events", events.post_events, "events", EventsOut, "events",
+        body=EventIn, many=EventsIn, example=_EVENT,
+    ),
+    Route(
+        "POST", "/api/users/{user_id}/merge", events.post_merge, "events", EventsOut, "events",
+        body=MergeIn, example={"session_id": "visitor-7"},
+    ),
+    Route(
+        "GET", "/api/recommend/{user_id}", lists.get_recommend, "read", SlateOut, "lists",
+        query=RecommendQuery,
+    ),
+    Route(
+        "POST", "/api/recommend", lists.post_recommend, "read", SlateOut, "lists",
+        body=RecommendIn, example={"user_id": "ann", "n": 5, "session": ["tea"]},
+    ),
+    Route(
+        "POST", "/api/rank", lists.post_rank, "read", SlateOut, "lists",
+        body=RankIn, example={"user_id": "ann", "candidates": ["tea", "coffee"]},
+    ),
+    Route(
+        "GET", "/api/items/{item_id}/similar", lists.get_similar_items, "read", ScoredOut, "lists",
+        query=ListQuery,
+    ),
+    Route(
+        "GET", "/api/users/{user_id}/similar", lists.get_similar_users, "read", ScoredOut, "lists",
+        query=ListQuery,
+    ),
+    Route("GET", "/api/popular", lists.get_popular, "read", ScoredOut, "lists", query=ListQuery),
+    Route("GET", "/api/latest", lists.get_latest, "read", ScoredOut, "lists", query=ListQuery),
+    Route(
+        "GET", "/api/requests/{request_id}/explain", lists.get_explain, "operate", ExplainOut,
+        "lists",
+    ),
+    Route(
+        "POST", "/api/items", catalogue.post_items, "catalogue", Counted, "catalogue",
+        body=EntryIn, many=EntriesIn, example=_ITEM,
+    ),
+    Route(
+        "GET", "/api/items", catalogue.get_items, "read", EntriesOut, "catalogue",
+        query=PageQuery,
+    ),
+    Route(
+        "POST", "/api/items/import", catalogue.import_items, "catalogue", Counted, "catalogue"
+    ),
+    Route("GET", "/api/items/export", catalogue.export_items, "read", None, "catalogue"),
+    Route("GET", "/api/items/{item_id}", catalogue.get_item, "read", EntryOut, "catalogue"),
+    Route(
+        "PATCH", "/api/items/{item_id}", catalogue.patch_item, "catalogue", EntryOut, "catalogue",
+        body=EntryPatch, example={"stock": 0},
+    ),
+    Route(
+        "DELETE", "/api/items/{item_id}", catalogue.delete_item, "catalogue", Counted, "catalogue"
+    ),
+    Route(
+        "POST", "/api/users", catalogue.post_users, "catalogue", Counted, "catalogue",
+        body=EntryIn, many=EntriesIn, example={"id": "ann", "attributes": {"age": 31}},
+    ),
+    Route(
+        "GET", "/api/users", catalogue.get_users, "operate", EntriesOut, "catalogue",
+        query=PageQuery,
+    ),
+    Route(
+        "POST", "/api/users/import", catalogue.import_users, "catalogue", Counted, "catalogue"
+    ),
+    Route("GET", "/api/users/export", catalogue.export_users, "operate", None, "catalogue"),
+    Route("GET", "/api/users/{user_id}", catalogue.get_user, "operate", EntryOut, "catalogue"),
+    Route(
+        "PATCH", "/api/users/{user_id}", catalogue.patch_user, "catalogue", EntryOut, "catalogue",
+        body=EntryPatch, example={"attributes": {"age": 32}},
+    ),
+    Route(
+        "DELETE", "/api/users/{user_id}", catalogue.delete_user, "catalogue", Counted, "catalogue"
+    ),
+    Route(
+        "GET", "/api/users/{user_id}/data", people.get_user_data, "operate", RecordsOut, "persons"
+    ),
+    Route(
+        "DELETE", "/api/users/{user_id}/data", people.delete_user_data, "operate", ErasedOut,
+        "persons",
+    ),
+    Route("GET", "/api/strategy", strategy.get_strategy, "operate", VersionOut, "strategy"),
+    Route("GET", "/api/strategy/history", strategy.get_history, "operate", HistoryOut, "strategy"),
+    Route(
+        "POST", "/api/strategy/rollback", strategy.post_rollback, "operate", VersionOut,
+        "strategy", body=RollbackIn, example={"version": 1},
+    ),
+    Route("GET", "/api/health/live", operations.get_live, "open", HealthOut, "operations"),
+    Route("GET", "/api/health/ready", operations.get_ready, "open", HealthOut, "operations"),
+    Route("GET", "/metrics", operations.get_metrics, "open", None, "operations"),
+)  # fmt: skip
+
+Beside = Callable[[], Awaitable[None]]  # runs until it is cancelled
+
+
+def create_app(counter: Counter, *, beside: Sequence[Beside] = ()) -> FastAPI:
+    """The app over these tenants.
+
+    Args:
+        beside: what runs as long as the app does.
+    """
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(_kept_up(run)) for run in beside]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    app = FastAPI(title="steerec", version=__version__, lifespan=life, redoc_url=None)
+    for route in ROUTES:
+        app.add_route(route.path, counter.endpoint(route), methods=[route.method])
+    described = document(ROUTES)
+    app.openapi = lambda: described  # type: ignore[method-assign]
+    app.add_exception_handler(HTTPException, _no_route)
+    counter.telemetry.watch(counter.tenants)
+    return app
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    """Paths and methods that do not exist are problems like any other."""
+    status = HTTPStatus(error.status_code if isinstance(error, HTTPException) else 500)
+    told = {
+        HTTPStatus.NOT_FOUND: f"nothing is at {request.url.path}: see /docs",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not for {request.url.path}: see /docs",
+    }
+    headers: dict[str, Any] = dict(getattr(error, "headers", None) or {})
+    problem = refused(status, told.get(status, str(error)))
+    return Response(
+        problem.answer("").body, int(status), headers=headers, media_type="application/problem+json"
+    )
+
+
+async def _kept_up(run: Beside) -> None:
+    """Start it again when it fails: what runs beside must not end in silence."""
+    while True:
+        try:
+            await run()
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("beside=%s failed; again in 1 s", getattr(run, "__name__", run))
+        await asyncio.sleep(1.0)
+
+
+def keeping_up(tenants: Tenants, clock: Callable[[], float], *, others: bool) -> Beside:
+    """Take in new items with their texts, and what other processes wrote, several times a second.
+
+    Args:
+        others: whether other processes write to the same store.
+    """
+
+    async def keep_up() -> None:
+        while True:
+            await asyncio.sleep(0.05)
+            for tenant in tenants:
+                await asyncio.to_thread(tenant.keep_up, clock(), others=others)
+
+    return keep_up

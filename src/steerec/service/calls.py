@@ -1,0 +1,212 @@
+"""From a request to an answer: key, limits, body, handler, problem; one way for every route."""
+
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from steerec.service.gate import Caller, Gate
+from steerec.service.problems import Problem, problem_of, refused
+from steerec.service.schemas import Answer, Body, Nothing
+from steerec.service.telemetry import Telemetry
+from steerec.service.tenants import Tenant, Tenants
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_ENCODER = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call, checked, as a handler sees it.
+
+    Attributes:
+        path: what the address names, such as `item_id`.
+        query, body: structs of the route's classes.
+        request_id: its name in logs and, for lists, in the impression log.
+        now: Unix seconds.
+    """
+
+    tenant: Tenant
+    caller: Caller
+    path: Mapping[str, str]
+    query: Any
+    body: Any
+    request: Request
+    request_id: str
+    now: float
+
+
+Handler = Callable[[Call], Awaitable[Answer | Response | None]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """A line of the table of routes, from which the app and OpenAPI are made.
+
+    Attributes:
+        scope: what a key must be allowed to.
+        body: class of the body; None: there is none, or the handler reads a stream.
+        many: class of a body with many of them, told from one by its only field.
+        example: a body that works on the demo shop.
+    """
+
+    method: str
+    path: str
+    handle: Handler
+    scope: str
+    answer: type[Answer] | None
+    tag: str
+    query: type[Body] = Nothing
+    body: type[Any] | None = None
+    many: type[Any] | None = None
+    status: HTTPStatus = HTTPStatus.OK
+    example: Mapping[str, Any] | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def described(self) -> str:
+        """What it does, from its handler."""
+        return (self.handle.__doc__ or "").strip()
+
+
+@dataclass(frozen=True)
+class Counter:
+    """Where every call is received.
+
+    Attributes:
+        most_bytes: of a body.
+    """
+
+    tenants: Tenants
+    gate: Gate
+    telemetry: Telemetry
+    clock: Callable[[], float]
+    most_bytes: int
+
+    def endpoint(self, route: Route) -> Callable[[Request], Awaitable[Response]]:
+        """The function that serves a route."""
+        decode = None if route.body is None else decoder_of(route.body, route.many)
+
+        async def serve(request: Request) -> Response:
+            request_id, began = secrets.token_hex(8), time.perf_counter()
+            try:
+                caller = self.gate.admit(request.headers.get("x-api-key"), route.scope)
+                call = Call(
+                    tenant=await self.tenants.of(caller.tenant),
+                    caller=caller,
+                    path=_path_of(request),
+                    query=_query_of(request, route.query),
+                    body=None if decode is None else await self._body(request, decode),
+                    request=request,
+                    request_id=request_id,
+                    now=self.clock(),
+                )
+                response = _answered(await route.handle(call), route.status)
+            except ClientDisconnect:
+                response = Response(status_code=499)
+            except Exception as error:  # whatever happens, the caller gets a problem and we a line
+                response = _problem(error).answer(request_id)
+            response.headers["X-Request-ID"] = request_id
+            seconds = time.perf_counter() - began
+            self.telemetry.called(route.method, route.path, response.status_code, seconds)
+            return response
+
+        return serve
+
+    async def _body(self, request: Request, decode: Callable[[bytes], Any]) -> Any:
+        raw = await read_body(request, self.most_bytes)
+        if not raw:
+            raise refused(HTTPStatus.BAD_REQUEST, "the body is empty: expected a JSON object")
+        try:
+            return decode(raw)
+        except RecursionError as e:
+            raise refused(HTTPStatus.BAD_REQUEST, "the JSON is nested too deeply") from e
+
+
+def decoder_of(one: type[Any], many: type[Any] | None) -> Callable[[bytes], Any]:
+    """Reads a body as `one`, or as `many` where it has that class's only field."""
+    single = msgspec.json.Decoder(one)
+    if many is None:
+        return single.decode
+    several = msgspec.json.Decoder(many)
+    (name,) = many.__struct_fields__
+    probe = msgspec.json.Decoder(
+        msgspec.defstruct("Probe", [(name, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET)])
+    )
+
+    def decode(raw: bytes) -> Any:
+        found = getattr(probe.decode(raw), name)
+        return single.decode(raw) if found is msgspec.UNSET else several.decode(raw)
+
+    return decode
+
+
+async def read_body(request: Request, most_bytes: int) -> bytes:
+    """The whole body, refused as soon as it is known to be too long.
+
+    Raises:
+        Problem: 413.
+    """
+    told = request.headers.get("content-length", "")
+    if told.isdigit() and int(told) > most_bytes:
+        raise _too_long(most_bytes)
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most_bytes:
+            raise _too_long(most_bytes)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _too_long(most_bytes: int) -> Problem:
+    return refused(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"the body is longer than {most_bytes:,} bytes: send it in parts",
+        Connection="close",
+    )
+
+
+def _path_of(request: Request) -> dict[str, str]:
+    path = {name: str(value) for name, value in request.path_params.items()}
+    for name, value in path.items():
+        if not 0 < len(value) <= 256 or "\x00" in value:
+            raise refused(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                f"{name} has {len(value)} characters: expected 1 to 256, none of them NUL",
+            )
+    return path
+
+
+def _query_of(request: Request, kind: type[T]) -> T:
+    """The parameters of the address, each given once, numbers as numbers."""
+    given: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name in given:
+            raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, f"the parameter {name!r} is given twice")
+        given[name] = value
+    return msgspec.convert(given, kind, strict=False)
+
+
+def _answered(answer: Answer | Response | None, status: HTTPStatus) -> Response:
+    if isinstance(answer, Response):
+        return answer
+    if answer is None:
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+    headers = {"Cache-Control": "no-store"}
+    body = _ENCODER.encode(answer)
+    return Response(body, int(status), headers=headers, media_type="application/json")
+
+
+def _problem(error: Exception) -> Problem:
+    return problem_of(error)

@@ -1,0 +1,38 @@
+"""Routes for who runs the service: health, metrics, keys."""
+
+from dataclasses import asdict
+
+import msgspec
+from starlette.responses import Response
+
+from steerec.service.calls import Call
+from steerec.service.schemas import HealthOut
+from steerec.version import __version__
+
+
+async def get_live(call: Call) -> HealthOut:
+    """Whether the process answers at all."""
+    return HealthOut(status="ok", version=__version__)
+
+
+async def get_ready(call: Call) -> Response:
+    """Whether lists can be made and events stored; 503 says what is away."""
+    degraded = call.tenant.degraded()
+    told = HealthOut(
+        status="degraded" if degraded else "ok", version=__version__, degraded=degraded
+    )
+    status = 503 if degraded else 200
+    return Response(msgspec.json.encode(told), status, media_type="application/json")
+
+
+async def get_metrics(call: Call) -> Response:
+    """Prometheus metrics of this process."""
+    telemetry = call.tenant.telemetry
+    telemetry.waiting.set(call.tenant.store.writer.waiting_rows)
+    return Response(telemetry.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def get_keys(call: Call) -> Response:
+    """The keys of this tenant; their secrets are known to nobody."""
+    keys = [asdict(key) for key in call.tenant.store.keys.list(call.tenant.name)]
+    return Response(msgspec.json.encode({"keys": keys}), media_type="application/json")

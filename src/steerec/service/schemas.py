@@ -1,0 +1,323 @@
+"""What goes over the wire, checked on the way in; OpenAPI is made from these same classes."""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+Id = Annotated[str, Meta(min_length=1, max_length=256, description="an id of the caller's own")]
+Text = Annotated[str, Meta(max_length=2_000)]
+Count = Annotated[int, Meta(ge=1, le=1_000)]
+Time = Annotated[float, Meta(ge=0, le=1e11, description="Unix seconds, UTC")]
+Json = dict[str, Any]
+
+
+class Body(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """What a caller sends: unknown fields are errors."""
+
+
+class Answer(Struct, kw_only=True):
+    """What a caller gets."""
+
+
+# Events
+
+
+class EventIn(Body):
+    """One thing a user did with an item.
+
+    An event that is sent again under the same `event_id` counts once.
+    """
+
+    user_id: Id
+    item_id: Id
+    event: Annotated[str, Meta(min_length=1, max_length=64)] = "view"
+    event_id: Id | None = None
+    value: Annotated[float, Meta(ge=-1e12, le=1e12)] | None = None
+    timestamp: Time | None = None
+    basket: Id | None = None
+    request_id: Id | None = None
+    context: Json | None = None
+
+
+class EventsIn(Body):
+    """Many events: all are stored, or none."""
+
+    events: Annotated[list[EventIn], Meta(min_length=1, max_length=10_000)]
+
+
+class EventOut(Answer):
+    """What became of an event: new, replay (it was there already), conflict, or erased."""
+
+    event_id: str
+    outcome: str
+    seq: int
+
+
+class EventsOut(Answer):
+    """Outcomes in the order of the events, given once all are on disk."""
+
+    accepted: int
+    events: list[EventOut]
+
+
+# Recommendations
+
+
+class Context(Body):
+    """Where and when a list will be seen."""
+
+    device: Annotated[str, Meta(max_length=64)] | None = None
+    time: Time | None = None
+    place: Annotated[str, Meta(max_length=256)] | None = None
+
+
+class RecommendIn(Body):
+    """What is asked for: a user, a session of this visit, or both."""
+
+    user_id: Id | None = None
+    session: Annotated[list[Id], Meta(max_length=1_000)] = []
+    n: Count | None = None
+    scenario: Annotated[str, Meta(max_length=64)] | None = None
+    context: Context | None = None
+    exclude: Annotated[list[Id], Meta(max_length=10_000)] = []
+    filter: Text | None = None
+    candidates: Annotated[list[Id], Meta(min_length=1, max_length=10_000)] | None = None
+    about: Text | None = None
+    attributes: Json = {}
+    repeats: bool | None = None
+
+
+class RankIn(Body):
+    """The caller's own candidates, to be put in order for a user."""
+
+    candidates: Annotated[list[Id], Meta(min_length=1, max_length=10_000)]
+    user_id: Id | None = None
+    session: Annotated[list[Id], Meta(max_length=1_000)] = []
+    scenario: Annotated[str, Meta(max_length=64)] | None = None
+    context: Context | None = None
+    n: Count | None = None
+
+
+class RecommendQuery(Body):
+    """The same as parameters of the address."""
+
+    n: Count | None = None
+    scenario: Annotated[str, Meta(max_length=64)] | None = None
+    device: Annotated[str, Meta(max_length=64)] | None = None
+    filter: Text | None = None
+    exclude: Annotated[str, Meta(max_length=8_000, description="ids with commas")] | None = None
+    repeats: bool | None = None
+    next: Annotated[str, Meta(max_length=300, description="`next` of the answer before")] | None = (
+        None
+    )
+
+
+class ChoiceOut(Answer):
+    """One place of a list: sources are shares of the score, in nats over an average item."""
+
+    item_id: str
+    score: float
+    sources: dict[str, float]
+    reason: str
+    because: list[str]
+    propensity: float
+    position: int
+
+
+class SlateOut(Answer):
+    """A list, and what made it; send `request_id` with the events that answer it."""
+
+    request_id: str
+    strategy_version: int
+    epoch: int
+    arm: str
+    items: list[ChoiceOut]
+    applied: Json
+    next: str | None = None
+
+
+class Scored(Answer):
+    """An item or a user with a score, best first."""
+
+    id: str
+    score: float
+
+
+class ScoredOut(Answer):
+    """Best first."""
+
+    items: list[Scored]
+
+
+class ListQuery(Body):
+    """How many, and of what kind."""
+
+    n: Count = 10
+    filter: Text | None = None
+
+
+# Catalogue and people
+
+
+class EntryIn(Body):
+    """An item or a user as it is from now on."""
+
+    id: Id
+    attributes: Json = {}
+    labels: Annotated[list[Id], Meta(max_length=1_000)] = []
+    hidden: bool = False
+    published: Time | None = None
+    expires: Time | None = None
+    stock: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+
+
+class EntriesIn(Body):
+    """Many at once: all are stored, or none."""
+
+    entries: Annotated[list[EntryIn], Meta(min_length=1, max_length=5_000)]
+
+
+class EntryPatch(Body):
+    """Only what changes; an attribute set to null is removed."""
+
+    attributes: Json | UnsetType = UNSET
+    labels: list[Id] | UnsetType = UNSET
+    hidden: bool | UnsetType = UNSET
+    published: Time | UnsetType | None = UNSET
+    expires: Time | UnsetType | None = UNSET
+    stock: Annotated[int, Meta(ge=0, le=2**53)] | UnsetType | None = UNSET
+
+
+class EntryOut(Answer):
+    """An item or a user."""
+
+    id: str
+    attributes: Json
+    labels: list[str]
+    hidden: bool
+    published: float | None
+    expires: float | None
+    stock: int | None
+    changed: float
+
+
+class EntriesOut(Answer):
+    """A page in the order of ids; `next` is where the following one begins."""
+
+    entries: list[EntryOut]
+    next: str | None = None
+
+
+class PageQuery(Body):
+    """Which page; `q` searches by words instead."""
+
+    after: Annotated[str, Meta(max_length=256)] = ""
+    limit: Annotated[int, Meta(ge=1, le=1_000)] = 100
+    q: Annotated[str, Meta(max_length=500)] | None = None
+
+
+class Counted(Answer):
+    """How many were changed."""
+
+    count: int
+
+
+class MergeIn(Body):
+    """The id under which somebody was anonymous until now."""
+
+    session_id: Id
+
+
+class ErasedOut(Answer):
+    """What was erased; a head says `exact`, or `next fit` where it forgets at the next one."""
+
+    events: int
+    impressions: int
+    answers: int
+    users: int
+    heads: dict[str, str]
+
+
+class RecordsOut(Answer):
+    """Every record held of a person."""
+
+    records: list[Json]
+
+
+# The strategy
+
+
+class VersionOut(Answer):
+    """A version of the strategy; versions never change."""
+
+    version: int
+    author: str
+    made: float
+    parents: list[int]
+    diff: Json
+    estimates: Json
+    data_hash: str | None
+    in_force: bool
+    strategy: Json
+
+
+class HistoryOut(Answer):
+    """Versions, the newest first, and what was put in force when."""
+
+    versions: list[VersionOut]
+    promotions: list[Json]
+
+
+class RollbackIn(Body):
+    """The version to go back to."""
+
+    version: Annotated[int, Meta(ge=1)]
+    reason: Annotated[str, Meta(max_length=500)] = ""
+
+
+# Operations
+
+
+class HealthOut(Answer):
+    """Whether the service can do its work; degraded says what is away."""
+
+    status: str
+    version: str
+    tenants: int = 0
+    degraded: list[str] = []
+
+
+class ExplainOut(Answer):
+    """What a past list was made from; drawn again from the log it comes out the same."""
+
+    request_id: str
+    user_id: str | None
+    time: float
+    scenario: str | None
+    strategy_version: int
+    epoch: int
+    arm: str
+    temperature: float
+    diversity: float
+    seed: int
+    weights: dict[str, float]
+    context: dict[str, float]
+    pool_size: int
+    items: list[Json]
+    replayed_the_same: bool
+
+
+class Nothing(Body):
+    """No parameters."""
+
+
+def described(kind: type[Struct]) -> str:
+    """The first line of a class, as OpenAPI tells it."""
+    return (kind.__doc__ or "").strip().splitlines()[0]
+
+
+def plain(value: Struct) -> Json:
+    """A struct as a dict, without what was not set."""
+    found: Json = msgspec.to_builtins(value)
+    return found

@@ -1,0 +1,127 @@
+"""A running service: settings in, a socket that answers out."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from steerec.config import Settings
+from steerec.contracts import Encoder
+from steerec.engine.model import Model
+from steerec.engine.snapshot import load_snapshot
+from steerec.engine.texts import encoder_of, opened_encoder
+from steerec.service.app import Beside, create_app, keeping_up
+from steerec.service.calls import Counter
+from steerec.service.gate import OWNER, Gate
+from steerec.service.telemetry import Telemetry
+from steerec.service.tenants import Tenants
+from steerec.store import Store, open_store
+
+log = logging.getLogger(__name__)
+
+DEFAULT_STORE = "sqlite:///steerec.db"
+TRIM_EVERY_S = 60.0
+GRACE_S = 10  # for calls that are being answered when the service is told to stop
+
+
+@dataclass(frozen=True)
+class Service:
+    """The parts of one process, put together and not yet listening."""
+
+    settings: Settings
+    store: Store
+    tenants: Tenants
+    counter: Counter
+    beside: tuple[Beside, ...]
+
+    def app(self) -> FastAPI:
+        """The ASGI app."""
+        return create_app(self.counter, beside=self.beside)
+
+    def close(self) -> None:
+        """Write what waits and close the store."""
+        self.store.close()
+
+
+def build(
+    settings: Settings,
+    *,
+    snapshot: Path | None = None,
+    model: Model | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Service:
+    """Open the store, load the model, and replay what the log holds beyond it.
+
+    Args:
+        snapshot: folder of the owner's model; None: `model`, or it starts from nothing.
+    Raises:
+        ConfigError, StorageError, SnapshotError, EncoderError: whatever cannot be opened.
+    """
+    if snapshot is not None:
+        model = load_snapshot(snapshot)
+    store = open_store(settings.deployment.database_url or DEFAULT_STORE)
+    telemetry = Telemetry()
+    tenants = Tenants(
+        store,
+        lambda name: model if name == OWNER else None,
+        settings.live_config(),
+        clock=clock,
+        telemetry=telemetry,
+        encoder=_encoder(settings, model),
+    )
+    service = settings.service
+    gate = Gate(store.keys if service.keys else None, service.calls_per_s, service.burst)
+    counter = Counter(tenants, gate, telemetry, clock, service.most_body_bytes)
+    others = settings.deployment.redis_url is not None
+    beside = (keeping_up(tenants, clock, others=others), _trimming(settings, tenants, clock))
+    return Service(settings, store, tenants, counter, beside)
+
+
+def run(service: Service) -> None:
+    """Answer until the process is told to stop, then finish what was begun."""
+    service.tenants.open_now(OWNER)
+    told = service.settings.service
+    config = uvicorn.Config(
+        service.app(),
+        host=told.host,
+        port=told.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=GRACE_S,
+        ssl_certfile=told.tls_certificate,
+        ssl_keyfile=told.tls_key,
+    )
+    try:
+        uvicorn.Server(config).run()
+    finally:
+        service.close()
+
+
+def _encoder(settings: Settings, model: Model | None) -> Encoder | None:
+    if model is None:
+        return opened_encoder(settings.encoder, settings.cache_dir)
+    return encoder_of(model.data, settings.encoder, settings.cache_dir)
+
+
+def _trimming(settings: Settings, tenants: Tenants, clock: Callable[[], float]) -> Beside:
+    """Delete what is over the limits of number and age, a little at a time."""
+    limits = settings.service.retention
+
+    async def trim() -> None:
+        while True:
+            for tenant in tenants:
+                more = True
+                while more:
+                    told = await asyncio.to_thread(
+                        tenant.store.trim, tenant.name, limits, now=clock()
+                    )
+                    more = told.more
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(TRIM_EVERY_S)
+
+    return trim

@@ -1,0 +1,68 @@
+"""Routes of the strategy: what it is, what it was, and back."""
+
+from dataclasses import asdict
+from http import HTTPStatus
+
+from steerec.engine.strategies import fits, from_json
+from steerec.service.calls import Call
+from steerec.service.problems import refused
+from steerec.service.schemas import HistoryOut, RollbackIn, VersionOut
+from steerec.store.strategies import StrategyVersion
+
+
+async def get_strategy(call: Call) -> VersionOut:
+    """The strategy in force: weights by head and context, dials, who made it and why."""
+    current = call.tenant.store.strategies.current(call.tenant.name)
+    assert current is not None, "a tenant has one as soon as it is open"
+    return _out(current, in_force=True)
+
+
+async def get_history(call: Call) -> HistoryOut:
+    """All versions, newest first, and what was put in force when, by whom and why."""
+    strategies, name = call.tenant.store.strategies, call.tenant.name
+    current = strategies.current(name)
+    return HistoryOut(
+        versions=[
+            _out(version, in_force=current is not None and version.version == current.version)
+            for version in strategies.history(name)
+        ],
+        promotions=[asdict(promotion) for promotion in strategies.promotions(name)],
+    )
+
+
+async def post_rollback(call: Call) -> VersionOut:
+    """Put an earlier version in force again; lists follow it from the next request on."""
+    body: RollbackIn = call.body
+    strategies, name = call.tenant.store.strategies, call.tenant.name
+    found = strategies.get(name, body.version)
+    if found is None:
+        raise refused(HTTPStatus.NOT_FOUND, f"no strategy has version {body.version}: see history")
+    if not fits(found, call.tenant.live):
+        raise refused(
+            HTTPStatus.CONFLICT,
+            f"version {body.version} weighs heads or features that the model does not have now: "
+            "load the snapshot it was made for, or choose a later version",
+        )
+    strategies.promote(
+        name,
+        body.version,
+        author=call.caller.key_id or "owner",
+        now=call.now,
+        reason=body.reason or "rollback",
+    )
+    call.tenant.live.follow_strategy(from_json(found.strategy, found.version))
+    return _out(found, in_force=True)
+
+
+def _out(version: StrategyVersion, *, in_force: bool) -> VersionOut:
+    return VersionOut(
+        version=version.version,
+        author=version.author,
+        made=version.made,
+        parents=list(version.parents),
+        diff=dict(version.diff),
+        estimates=dict(version.estimates),
+        data_hash=version.data_hash,
+        in_force=in_force,
+        strategy=dict(version.strategy),
+    )

@@ -1,0 +1,112 @@
+"""What the service tells of itself: Prometheus metrics and one JSON line for each log entry."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+if TYPE_CHECKING:
+    from steerec.service.tenants import Tenant
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Telemetry:
+    """The metrics of one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._seconds = Histogram(
+            "steerec_request_seconds",
+            "Seconds from a call's first byte to its answer",
+            ("method", "route", "status"),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._stages = Histogram(
+            "steerec_stage_seconds",
+            "Seconds of one stage of a list: rank, store",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.events = Counter(
+            "steerec_events", "Events by outcome", ("tenant", "outcome"), registry=self.registry
+        )
+        self.lost_impressions = Counter(
+            "steerec_impressions_lost",
+            "Lists that were served and could not be logged",
+            ("tenant",),
+            registry=self.registry,
+        )
+        self.waiting = Gauge(
+            "steerec_store_waiting_rows", "Rows that wait to be written", registry=self.registry
+        )
+
+    def called(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a call."""
+        self._seconds.labels(method, route, str(status)).observe(seconds)
+
+    def stage(self, name: str, seconds: float) -> None:
+        """Count one stage of a call."""
+        self._stages.labels(name).observe(seconds)
+
+    def watch(self, tenants: Iterable["Tenant"]) -> None:
+        """Tell of these tenants whenever metrics are read."""
+        self.registry.register(_Engines(tenants))
+
+    def page(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _Engines:
+    """Numbers that live engines keep themselves, read when asked for."""
+
+    def __init__(self, tenants: Iterable["Tenant"]) -> None:
+        self._tenants = tenants
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus_client's registry."""
+        applied = CounterMetricFamily("steerec_applied", "Taken in", labels=("tenant", "what"))
+        failures = CounterMetricFamily(
+            "steerec_head_failures", "Answers a head was left out of", labels=("tenant", "head")
+        )
+        seq = GaugeMetricFamily("steerec_seq", "Place in the tenant's log", labels=("tenant",))
+        items = GaugeMetricFamily("steerec_items", "Items in the catalogue", labels=("tenant",))
+        for tenant in self._tenants:
+            live = tenant.live
+            for what, n in live.applied.items():
+                applied.add_metric((tenant.name, what), n)
+            for head, n in live.recommender.failures.items():
+                failures.add_metric((tenant.name, head), n)
+            seq.add_metric((tenant.name,), live.seq)
+            items.add_metric((tenant.name,), live.model.data.n_items)
+        yield from (applied, failures, seq, items)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line; our own messages are `key=value` facts already."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter."""
+        told = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            told["error"] = self.formatException(record.exc_info)
+        return json.dumps(told, ensure_ascii=False)
+
+
+def log_as_json(level: int = logging.INFO) -> None:
+    """Send all logs of this process to standard error as JSON lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=level, handlers=[handler], force=True)

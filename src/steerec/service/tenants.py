@@ -1,0 +1,102 @@
+"""The live engines of a process, one for each tenant, opened when first called for."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from steerec.contracts import Encoder
+from steerec.engine.live import Live, LiveConfig
+from steerec.engine.model import Model
+from steerec.engine.strategies import ensure_promoted
+from steerec.errors import StorageError
+from steerec.service.telemetry import Telemetry
+from steerec.store import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A tenant's engine and the store it shares with others; every call to it names the tenant."""
+
+    name: str
+    live: Live
+    store: Store
+    telemetry: Telemetry
+    _woken: threading.Event = field(default_factory=threading.Event)
+    _away: dict[str, str] = field(default_factory=dict)
+
+    def wake(self) -> None:
+        """The catalogue has changed: take it in soon."""
+        self._woken.set()
+
+    def keep_up(self, now: float, *, others: bool) -> None:
+        """Take in what the catalogue's writers and, with `others`, other processes have stored."""
+        try:
+            if others:
+                self.live.follow(now=now)
+            elif self._woken.is_set():
+                self._woken.clear()
+                self.live.follow_items(now=now)
+            self._away.pop("store", None)
+        except StorageError as e:
+            if "store" not in self._away:
+                log.error("tenant=%s store=away error=%s", self.name, e)
+            self._away["store"] = str(e)
+
+    def degraded(self) -> list[str]:
+        """What is away, while lists are still made from memory."""
+        return [f"{what}: {why}" for what, why in sorted(self._away.items())]
+
+
+class Tenants:
+    """Opens engines and holds them.
+
+    Args:
+        load: name of a tenant → its model; None: it starts from nothing.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        load: Callable[[str], Model | None],
+        config: LiveConfig,
+        *,
+        clock: Callable[[], float],
+        telemetry: Telemetry,
+        encoder: Encoder | None = None,
+    ) -> None:
+        self.store = store
+        self._load, self._config, self._clock, self._encoder = load, config, clock, encoder
+        self._telemetry = telemetry
+        self._open: dict[str, Tenant] = {}
+        self._opening: dict[str, asyncio.Lock] = {}
+
+    def __iter__(self) -> Iterator[Tenant]:
+        return iter(list(self._open.values()))
+
+    async def of(self, name: str) -> Tenant:
+        """The tenant's engine, opened now if nobody called for it before."""
+        if (found := self._open.get(name)) is not None:
+            return found
+        async with self._opening.setdefault(name, asyncio.Lock()):
+            if name not in self._open:
+                self._open[name] = await asyncio.to_thread(self.open, name)
+        return self._open[name]
+
+    def open_now(self, name: str) -> Tenant:
+        """The tenant's engine, opened before anybody calls."""
+        if name not in self._open:
+            self._open[name] = self.open(name)
+        return self._open[name]
+
+    def open(self, name: str) -> Tenant:
+        """Make the engine: the model, then all that the log holds beyond it."""
+        now = self._clock()
+        model = self._load(name)
+        live = Live(name, self.store, model, self._config, now=now, encoder=self._encoder)
+        ensure_promoted(live, self.store, now=now)
+        log.info("tenant=%s opened=1 items=%d seq=%d", name, live.model.data.n_items, live.seq)
+        return Tenant(name, live, self.store, self._telemetry)
