@@ -290,7 +290,11 @@ def test_every_setting_that_the_settings_page_names_exists():
             else set(kind.model_fields)
         )
         assert keys[-1] in known, f"{section}.{'.'.join(keys)}"
-    assert set(re.findall(r"^\| `\[(\w+)[.\]]", text, re.MULTILINE)) == {*SECTIONS, "heads"}
+    assert set(re.findall(r"^\| `\[(\w+)[.\]]", text, re.MULTILINE)) == {
+        *SECTIONS,
+        "heads",
+        "scenarios",
+    }
 
 
 def test_settings_shown_as_toml_are_accepted():

@@ -121,6 +121,9 @@ Report = Annotated[
     typer.Option(rich_help_panel=_OUT, help="Also write an HTML page with plots to this file."),
 ]
 Snapshot = Annotated[Path, typer.Option("--snapshot", help="Folder that `steerec train` wrote.")]
+MaybeSnapshot = Annotated[
+    Path | None, typer.Option("--snapshot", help="Folder that `steerec train` wrote.")
+]
 Count = Annotated[int, typer.Option("-n", min=1, help="Length of the list.")]
 
 

@@ -1,7 +1,6 @@
 """The verbs of a running service: serve, and its keys."""
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +11,11 @@ if TYPE_CHECKING:
     from steerec.config import Settings
     from steerec.engine.model import Model
 
-key = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
+key = typer.Typer(
+    no_args_is_help=True,
+    help="API keys: create, list, revoke.",
+    epilog="Example:\n\nsteerec key create --scope read --scope events --label web-shop",
+)
 Tenant = Annotated[str, typer.Option(help="Whose; every key belongs to one.")]
 
 
@@ -29,10 +32,7 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     *,
-    snapshot: Annotated[
-        Path | None,
-        typer.Option(help="Model to answer with; without one it learns from what is sent."),
-    ] = None,
+    snapshot: options.MaybeSnapshot = None,
     sample: Annotated[
         bool, typer.Option("--sample", help="Serve the built-in sample shop, fitted now.")
     ] = False,
@@ -40,7 +40,10 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port.")] = None,
     config: options.Config = None,
 ) -> None:
-    """Serve recommendations over HTTP: every event that is accepted counts on the next list."""
+    """Serve recommendations over HTTP: every event that is accepted counts on the next list.
+
+    Without a snapshot it begins with nothing, and learns from the items and events it is sent.
+    """
     from dataclasses import replace
 
     from steerec.service.server import build, run
