@@ -28,7 +28,7 @@ class LoopConfig:
     block: int = 50  # slates shown between two epochs of the tuner
     n: int = 10  # length of a slate
     pool: int = 200  # items that may be drawn, the best of the blend
-    temperature: float = 0.05  # nats
+    temperature: float = 0.1  # nats
     control_share: float = 0.05
     gate_every: int = 2_000  # slates
 
@@ -88,7 +88,10 @@ class Served:
 class Policy(Protocol):
     """Decides on slates, and may learn from what came of them."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What figures are told under."""
+        ...
 
     @property
     def temperature(self) -> float:

@@ -23,7 +23,7 @@ from steerec.tuning.ope.softmax import softmax_policy
 from steerec.tuning.personal import Offset
 from steerec.tuning.prior import Prior
 
-STEPS = (1.0, 0.5, 0.25)  # parts of the way to what was learnt that are proposed, longest first
+STEPS = (1.0, 0.5)  # parts of the way to what was learnt that are proposed, longest first
 ARM = 5  # what a number of `chance` decides here
 
 
@@ -35,14 +35,14 @@ class TunedConfig:
         reference: requests that the distance to the promoted strategy is measured on.
         keep: share of what was learnt that stays when a strategy is promoted.
         log_slates: newest slates that the gate reads.
-        learn: shown items of how many slates one gate may log; 0: no gate.
+        precision: of the prior around the promoted θ, in nats⁻².
         personal: whether each visitor has an offset.
     """
 
     reference: int = 40
     keep: float = 1.0
-    log_slates: int = 4_000
-    precision: float = 30.0
+    log_slates: int = 3_000
+    precision: float = 100.0
     personal: bool = True
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
@@ -57,11 +57,12 @@ class _Logged:
     unseen: NDArray[np.bool_]
     served: Served
     visitor: NDArray[np.int32]
+    offset: NDArray[np.float64]
 
     def scores(self, theta: Theta, column: int, nats: float) -> NDArray[np.float64]:
-        """(n, n_pool): w·z under θ, -inf where there is no item."""
+        """(n, n_pool): w·z under θ with each person's own offset, -inf where there is no item."""
         z = self.z.astype(np.float32)
-        w = (self.phi @ theta.T).astype(np.float32)
+        w = (self.phi @ theta.T + self.offset).astype(np.float32)
         found = np.einsum("nh,nph->np", w, z)
         more = np.einsum("h,nph->np", theta[:, column].astype(np.float32), z) + np.float32(nats)
         found += np.where(self.unseen, more, np.float32(0))
@@ -95,20 +96,23 @@ class Tuned:
         self._allowance, self._watch = Allowance(config.guard), Watch()
         self._reference: Reference | None = None
         self._offsets: dict[int, Offset] = {}
+        self._own = np.zeros((0, n_heads))  # the offsets of the block that was asked for last
         self._log: list[_Logged] = []
         self._slates, self._due = 0, loop.gate_every
 
     def weigh(self, board: Board) -> Floats:
         """See Policy."""
         control = self._in_control(board)
-        weights = np.where(control[:, None], board.phi @ self.promoted.T, self._live_weights(board))
+        live = board.phi @ self._epoch.theta.T
+        self._own = self._offsets_of(board, live, control)
+        weights = np.where(control[:, None], board.phi @ self.promoted.T, live) + self._own
         column = self._column
         more = np.where(control[:, None], self.promoted[:, column], self._epoch.theta[:, column])
         return blended(board, weights, more, self._nats)
 
     def learn(self, board: Board, served: Served) -> None:
         """See Policy."""
-        logged = _logged(board, served)
+        logged = _logged(board, served, self._own)
         self._log.append(logged)
         self._slates += len(board.visit)
         self._take_in(board, logged)
@@ -137,12 +141,15 @@ class Tuned:
         share = self._config.guard.control_share
         return np.asarray(uniform(self._seed, ARM, board.visit.visitor) < share)
 
-    def _live_weights(self, board: Board) -> NDArray[np.float64]:
-        weights = board.phi @ self._epoch.theta.T
+    def _offsets_of(
+        self, board: Board, weights: NDArray[np.float64], control: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
+        """(n, n_heads): what each visitor's own offset adds; nothing in the control arm."""
+        own = np.zeros_like(weights)
         for row, visitor in enumerate(board.visit.visitor.tolist()):
-            if visitor in self._offsets:
-                weights[row] += self._offsets[visitor].within(weights[row])
-        return np.asarray(weights)
+            if visitor in self._offsets and not control[row]:
+                own[row] = self._offsets[visitor].within(weights[row])
+        return own
 
     def _take_in(self, board: Board, logged: _Logged) -> None:
         """What was shown goes to the tuner, and to each visitor's own offset."""
@@ -158,8 +165,7 @@ class Tuned:
             extra = shown.extra
             if live[row] and self._config.personal:
                 offset = self._offsets.get(visitor, Offset.none(shown.z.shape[1]))
-                w = logged.phi[row] @ self._epoch.theta.T
-                extra = extra + self._epoch.gamma * shown.z @ offset.within(w)
+                extra = extra + self._epoch.gamma * shown.z @ logged.offset[row]
                 self._offsets[visitor] = offset.after(shown, self._epoch)
             parts.append(Observed(shown.z, shown.phi, shown.position, shown.reward, weight, extra))
         if parts:
@@ -182,7 +188,15 @@ class Tuned:
         if self._reference is None:
             return self.promoted
         most = self._config.guard.most_nats
-        return hold(theta, self.promoted, self._reference, most)[0]
+        return hold(self._as_loud(theta), self.promoted, self._reference, most)[0]
+
+    def _as_loud(self, theta: Theta) -> Theta:
+        """θ as long as the promoted one: its length is the sampler's to use, and γ's to learn."""
+        if self._reference is None or not np.isfinite(theta).all():
+            return theta
+        phi = self._reference.phi
+        wanted, has = (float(np.linalg.norm(phi @ t.T)) for t in (self.promoted, theta))
+        return theta * (wanted / has) if has > 0 else theta
 
     def _guard(self, board: Board, served: Served) -> None:
         """If the live arm is worse for sure: back to the promoted strategy."""
@@ -210,11 +224,13 @@ class Tuned:
         self._trim()
         log = self._slate_log()
         before = softmax_policy(log, self._stacked(self.promoted), seed=self._slates)
-        for step in STEPS:
-            theta = self.promoted + step * (learnt - self.promoted)
+        proposals = [
+            (f"a step of {s}", self.promoted + s * (learnt - self.promoted)) for s in STEPS
+        ]
+        for said, theta in [*proposals, ("the live epoch", self._epoch.theta)]:
             after = softmax_policy(log, self._stacked(theta), seed=self._slates)
             found = gate(log, before, after, rng=np.random.default_rng(self._slates))
-            self.notes.append(f"{self._slates} {found.action} a step of {step}: {found.why}")
+            self.notes.append(f"{self._slates} {found.action} {said}: {found.why}")
             if found.action == "promote":
                 self._promote(theta, found, now)
                 return
@@ -247,12 +263,12 @@ class Tuned:
         )
 
 
-def _logged(board: Board, served: Served) -> _Logged:
+def _logged(board: Board, served: Served, offset: NDArray[np.float64]) -> _Logged:
     rows = np.arange(len(board.visit))[:, None]
     z = np.moveaxis(board.z[:, rows, served.pool], 0, 2)  # -1 reads the last item, and is not open
-    z = np.where(served.pool[:, :, None] >= 0, z, 0.0).astype(np.float16)
+    short: NDArray[np.float16] = np.where(served.pool[:, :, None] >= 0, z, 0.0).astype(np.float16)
     unseen = board.unseen[served.pool] & (served.pool >= 0)
-    return _Logged(z, board.phi, unseen, served, board.visit.visitor)
+    return _Logged(short, board.phi, unseen, served, board.visit.visitor, offset)
 
 
 def _shown(logged: _Logged, row: int, *, gamma: float, nats: float, column: int) -> Observed:

@@ -1,0 +1,118 @@
+"""Vowpal Wabbit as a policy of the loop, on the same candidates, features and luck.
+
+    python -m venv /tmp/vw-venv && /tmp/vw-venv/bin/pip install vowpalwabbit numpy
+    python benchmarks/tuning/vw.py --world shop --slates 4000 --python /tmp/vw-venv/bin/python
+
+Its candidates are the best 50 of the frozen blend; its distribution is drawn from, place by place,
+by the same sampler. It learns each shown place with the clicks divided by the known probability
+that the place is looked at.
+"""
+
+import argparse
+import io
+import json
+import os
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steerec.engine.loop import Board, LoopConfig, Served, best_of, run
+from steerec.engine.loop_figures import figures
+from steerec.engine.policies import FixedBlend
+from steerec.engine.simulate import WORLDS, build_world, fit_heads
+from steerec.simulation.world import examined
+
+HERE = Path(__file__).parent
+GRID = (
+    "--cb_explore_adf --epsilon 0.05 -l 0.1",
+    "--cb_explore_adf --bag 5 -l 0.1",
+    "--cb_explore_adf --squarecb -l 0.1",
+    "--cb_explore_adf --epsilon 0.02 -l 0.5",
+    "--cb_explore_adf --squarecb --gamma_scale 100 -l 0.5",
+)
+CANDIDATES = 50
+
+
+class VowpalWabbit:
+    """A child process that gives distributions over candidates; see Policy."""
+
+    temperature = 1.0
+
+    def __init__(self, python: Path, words: str, frozen: FixedBlend) -> None:
+        self.name = "vw"
+        self._frozen = frozen
+        script = str(HERE / "vw_child.py")
+        self._child = subprocess.Popen(
+            [str(python), script, *words.split()], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def weigh(self, board: Board) -> np.ndarray:
+        scores = np.where(board.allowed, self._frozen.weigh(board), -np.inf).astype(np.float64)
+        pool, found = best_of(scores, CANDIDATES)
+        rows = np.arange(len(pool))[:, None]
+        z = np.moveaxis(board.z[:, rows, pool], 0, 2)
+        self._send(z=np.where(np.isfinite(found)[:, :, None], z, -12.0), phi=board.phi)
+        p = np.where(np.isfinite(found), self._receive()["p"], 0.0)
+        weighed = np.full(scores.shape, -np.inf)
+        weighed[rows, pool] = np.where(pool >= 0, np.log(np.maximum(p, 1e-12)), -np.inf)
+        return weighed
+
+    def learn(self, board: Board, served: Served) -> None:
+        rows = np.arange(len(served.items))[:, None]
+        z = np.moveaxis(board.z[:, rows, served.items], 0, 2)
+        cost = -1.0 * served.clicks / examined(served.items.shape[1])
+        self._send(z=z, phi=board.phi, cost=cost, propensity=served.propensity)
+
+    def telling(self) -> dict[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        self._child.stdin.close()
+        self._child.wait()
+
+    def _send(self, **arrays: np.ndarray) -> None:
+        out = io.BytesIO()
+        np.savez(out, **arrays)
+        self._child.stdin.write(struct.pack("<q", out.getbuffer().nbytes))
+        self._child.stdin.write(out.getbuffer())
+        self._child.stdin.flush()
+
+    def _receive(self) -> dict[str, np.ndarray]:
+        head = self._child.stdout.read(8)
+        if len(head) < 8:
+            raise RuntimeError("Vowpal Wabbit stopped: see its message above")
+        body = self._child.stdout.read(struct.unpack("<q", head)[0])
+        with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--world", choices=WORLDS, required=True)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--slates", type=int, default=20_000)
+    parser.add_argument("--python", type=Path, required=True, help="of Vowpal Wabbit's environment")
+    parser.add_argument("--data-dir", type=Path, default=os.environ.get("STEEREC_DATA_DIR"))
+    parser.add_argument("--cache-dir", type=Path, default=None)
+    options = parser.parse_args()
+    world = build_world(options.world, Path(options.data_dir), options.cache_dir)
+    model = fit_heads(world)
+    loop = LoopConfig(slates=options.slates)
+    frozen = FixedBlend.frozen(model, loop.temperature)
+    seeds = range(options.seeds)
+    base = {"frozen": [run(world, model, frozen, loop, seed=seed) for seed in seeds]}
+    for words in GRID:
+        traces = []
+        for seed in seeds:
+            policy = VowpalWabbit(options.python, f"{words} --random_seed {seed + 1}", frozen)
+            traces.append(run(world, model, policy, loop, seed=seed))
+            policy.close()
+        told = figures({**base, "vw": traces})["vw"]
+        print(json.dumps({"words": words, **told}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
