@@ -29,6 +29,7 @@ from tuning_worlds import (
     LogisticWorld,
     cosine,
     learner,
+    live,
     teach,
     tuner,
 )
@@ -84,10 +85,13 @@ def test_one_row_of_one_head_moves_theta_as_computed_by_hand():
     sums.observe(Observed.slate(np.array([[2.0]]), np.ones(1), np.ones(1)))
     one.add([sums.take()])
     p = 1 / (1 + np.exp(-2.0))
-    x = np.array([2.0, 2.0, 1.0, 1.0])  # θ, log γ, place 1, context
-    precision = np.diag([4.001, 1.0, 30 * 0.25, 0.05])
+    x = np.array([2.0, 1.0, 1.0])  # u, place 1, context
+    length = 1 / (1 / 4.001 + 0.5**2)  # variances of θ and of γ add up
+    precision = np.diag([length, 30 * 0.25, 0.05])
     step = np.linalg.solve(precision + p * (1 - p) * np.outer(x, x), (1 - p) * x)
-    assert one.publish(2.0).theta[0, 0] == pytest.approx(1.0 + step[0], rel=1e-12)
+    epoch = one.publish(2.0)
+    assert epoch.gamma * epoch.theta[0, 0] == pytest.approx(1.0 + step[0], rel=1e-12)
+    assert epoch.theta[0, 0] == pytest.approx(1.0)  # of one head only γ can change
 
 
 def test_four_workers_reach_the_theta_of_one_to_1e_9(world):
@@ -144,7 +148,7 @@ def test_columns_that_are_not_learnt_keep_the_offline_weights(world):
 
 def test_bias_and_scenarios_are_chosen_before_tastes():
     names = ["bias", "length~0", "taste0", "scenario=home", "day_sin"]
-    assert choose_columns(names, 8, n_positions=10, most=11 + 9 * 3) == (0, 1, 3)
+    assert choose_columns(names, 8, n_positions=10, most=10 + 9 * 3) == (0, 1, 3)
     assert choose_columns(names, 8, n_positions=10) == (0, 1, 2, 3, 4)
     with pytest.raises(ConfigError, match="300 heads"):
         choose_columns(names, 300, n_positions=10)
@@ -274,7 +278,7 @@ def test_a_promotion_can_keep_what_was_learnt(world):
     before = found.epoch.theta
     found.restart(Prior(before, 10.0, rate=0.2), 500.0, keep=1.0)
     found.observe(world.slate())
-    assert cosine(found.publish(600.0).theta, before) > 0.99
+    assert cosine(found.publish(600.0).theta, before) > 0.98
 
 
 def test_what_the_guard_holds_back_is_not_published(world):
@@ -311,7 +315,7 @@ def test_rewards_that_are_all_alike_leave_theta_finite_and_in_bounds(world, rewa
         found.publish(found.epoch.made + 1.0)
     epoch = found.epoch
     assert np.isfinite(epoch.theta).all()
-    assert np.linalg.norm(epoch.theta - EVEN) <= 8 * np.linalg.norm(EVEN) + 1e-9
+    assert np.linalg.norm(epoch.gamma * epoch.theta - EVEN) <= 8 * np.linalg.norm(EVEN) + 1e-9
     assert 0.05 <= epoch.gamma <= 20
     p = epoch.click(world.slate())
     # Dislikes alone have no likeliest θ: only the bounds hold it.
@@ -361,33 +365,35 @@ def test_a_prior_that_is_no_precision_is_refused():
 def test_a_turned_world_raises_forgetting_and_a_steady_one_does_not():
     drift = DriftConfig(first_rows=2_000.0, rows=5_000.0)
     found = tuner(drift=drift)
-    now = teach(found, LogisticWorld(np.random.default_rng(3)).slates(1_000), every=20)
+    now = live(found, LogisticWorld(np.random.default_rng(3)), 800)
     assert found.learner.counts["alarms"] == 0
     turned = LogisticWorld(np.random.default_rng(4), -TRUTH)
-    teach(found, turned.slates(300), start=now, every=20)
+    live(found, turned, 200, start=now)
     assert found.learner.counts["alarms"] >= 1
 
 
 def test_raised_forgetting_makes_the_turn_faster():
     thetas = {}
-    for name, memory in (("raised", 2_000.0), ("steady", 1e6)):
+    for name, memory, keep in (("raised", 2_000.0, 0.1), ("steady", 1e6, 1.0)):
         drift = DriftConfig(first_rows=1_000.0, rows=20_000.0)
-        found = tuner(memory_rows=1e6, drift_memory_rows=memory, drift=drift)
-        now = teach(found, LogisticWorld(np.random.default_rng(5)).slates(1_000), every=20)
+        found = tuner(memory_rows=1e6, drift_memory_rows=memory, drift_keep=keep, drift=drift)
+        now = live(found, LogisticWorld(np.random.default_rng(5)), 800)
         turned = LogisticWorld(np.random.default_rng(6), TRUTH[::-1])
-        teach(found, turned.slates(600), start=now, every=20)
+        live(found, turned, 400, start=now)
         thetas[name] = cosine(found.epoch.theta, TRUTH[::-1])
     assert thetas["raised"] > 0.85
     assert thetas["raised"] > thetas["steady"] + 0.03
 
 
 def test_the_level_adds_up_as_by_hand():
-    config = DriftConfig(alarm=3.0, allowance=0.5, slack_nats=0.0, rows=100.0, first_rows=0.0)
-    one = Drift().after(excess=4.0, variance=4.0, rows=10.0, config=config)
+    config = DriftConfig(alarm=3.0, allowance=0.5, slack=0.1, rows=100.0, first_rows=0.0)
+    one = Drift().after(10.0, excess=5.0, variance=4.0, rows=10.0, config=config)
     assert one == Drift(1.5, 0.0, 10.0)
-    two = one.after(excess=6.0, variance=4.0, rows=10.0, config=config)
+    two = one.after(0.0, excess=6.0, variance=4.0, rows=10.0, config=config)
     assert two == Drift(0.0, 100.0, 20.0)
-    assert two.after(excess=-9.0, variance=4.0, rows=30.0, config=config) == Drift(0.0, 70.0, 50.0)
+    assert two.after(0.0, excess=-9.0, variance=4.0, rows=30.0, config=config) == Drift(
+        0.0, 70.0, 50.0
+    )
 
 
 # Personal offsets
@@ -436,7 +442,7 @@ def test_every_tuner_comes_closer_to_the_truth(name):
         "ftrl": Ftrl(DESIGN, PRIOR, now=0.0),
     }[name]
     teach(found, LogisticWorld(rng).slates(800))
-    assert cosine(found.epoch.theta, TRUTH) > 0.9
+    assert cosine(found.epoch.theta, TRUTH) > 0.85
     assert found.publish(1e6).theta.shape == TRUTH.shape
 
 

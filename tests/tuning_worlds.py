@@ -26,9 +26,12 @@ class LogisticWorld:
     def __post_init__(self):
         self.theta = TRUTH if self.theta is None else self.theta
 
-    def slate(self):
-        z = self.rng.normal(0.0, 1.2, (PLACES, HEADS))
+    def slate(self, served=None):
+        """Items at random, or the best of four times as many by a θ that is served."""
         phi = np.array([1.0, self.rng.random()])
+        z = self.rng.normal(0.0, 1.2, (PLACES * (1 if served is None else 4), HEADS))
+        if served is not None:
+            z = z[np.argsort(-z @ (served @ phi))[:PLACES]]
         log_odds = z @ (self.theta @ phi) - 1.5 - 0.7 * np.log(np.arange(1, PLACES + 1))
         return Observed.slate(z, phi, (self.rng.random(PLACES) < special.expit(log_odds)) * 1.0)
 
@@ -54,6 +57,15 @@ def teach(tuner, slates, *, start=0.0, every=10):
         if i % every == 0:
             tuner.publish(now)
     return now
+
+
+def live(tuner, world, n, *, start=0.0, every=20):
+    """The same with slates chosen by the tuner's own θ."""
+    for i in range(1, n + 1):
+        tuner.observe(world.slate(tuner.epoch.theta))
+        if i % every == 0:
+            tuner.publish(start + 2.0 * i / every)
+    return start + 2.0 * n / every
 
 
 def cosine(a, b):

@@ -24,7 +24,7 @@ def choose_columns(
     Raises:
         ConfigError: if not even one column has room.
     """
-    room = (most - 1 - n_positions) // (n_heads + 1)  # a column has n_heads weights and a b_context
+    room = (most - n_positions) // (n_heads + 1)  # a column has n_heads weights and a b_context
     if room < 1:
         raise ConfigError(
             f"tuning: {n_heads} heads and {n_positions} places need more than {most} numbers; "
@@ -40,7 +40,10 @@ def _kind(name: str) -> int:
 
 @dataclass(frozen=True)
 class Design:
-    """The learnt vector β = (θ of the columns, log γ, b_position, b_context of the columns).
+    """The learnt vector β = (u, b_position, b_context of the columns), with u = γθ of the columns.
+
+    In u the log-odds are linear and the loss convex. Learning γ and θ apart is not: where scores
+    come to tell the wrong way γ goes to 0, and with it all that could teach θ better.
 
     Attributes:
         columns: of φ, those that are learnt.
@@ -60,58 +63,53 @@ class Design:
 
     @property
     def n_theta(self) -> int:
-        """Length of the part of β that is θ."""
+        """Length of u."""
         return self.n_heads * len(self.columns)
 
     @property
     def size(self) -> int:
         """Length of β."""
-        return self.n_theta + 1 + self.n_positions + len(self.columns)
+        return self.n_theta + self.n_positions + len(self.columns)
 
     @property
     def theta(self) -> slice:
-        """Where θ stands in β: head by head."""
+        """Where u stands in β: head by head."""
         return slice(0, self.n_theta)
 
     @property
     def position(self) -> slice:
         """Where b_position stands in β."""
-        return slice(self.n_theta + 1, self.n_theta + 1 + self.n_positions)
+        return slice(self.n_theta, self.n_theta + self.n_positions)
 
     @property
     def context(self) -> slice:
         """Where b_context stands in β."""
-        return slice(self.n_theta + 1 + self.n_positions, self.size)
+        return slice(self.n_theta + self.n_positions, self.size)
 
     def pack(self, epoch: Epoch) -> Doubles:
         """(size,): β of an epoch."""
         columns = list(self.columns)
-        theta, context = epoch.theta[:, columns].ravel(), epoch.b_context[columns]
-        return np.concatenate([theta, [np.log(epoch.gamma)], epoch.b_position, context])
+        u, context = epoch.gamma * epoch.theta[:, columns].ravel(), epoch.b_context[columns]
+        return np.concatenate([u, epoch.b_position, context])
 
     def unpack(self, beta: Doubles, base: Epoch, *, number: int, made: float) -> Epoch:
-        """The epoch with this β; columns that are not learnt are those of `base`."""
+        """The epoch with this β and the γ of `base`; so are columns that are not learnt."""
         theta, context = base.theta.copy(), base.b_context.copy()
         columns = list(self.columns)
-        theta[:, columns] = beta[self.theta].reshape(self.n_heads, len(columns))
+        theta[:, columns] = beta[self.theta].reshape(self.n_heads, -1) / base.gamma
         context[columns] = beta[self.context]
-        gamma = float(np.exp(beta[self.n_theta]))
-        return Epoch(number, theta, gamma, beta[self.position].copy(), context, made)
+        return Epoch(number, theta, base.gamma, beta[self.position].copy(), context, made)
 
     def rows(self, observed: Observed, epoch: Epoch) -> tuple[Doubles, Doubles]:
         """Rows x (n, size), the gradient of the log-odds in β at the epoch; the log-odds (n,)."""
         n, columns = len(observed), list(self.columns)
         phi = observed.phi[:, columns]
         x = np.zeros((n, self.size))
-        outer = observed.z[:, :, None] * phi[:, None, :]
-        np.multiply(outer.reshape(n, -1), epoch.gamma, out=x[:, self.theta])
-        score = np.einsum("nh,nh->n", observed.phi @ epoch.theta.T, observed.z)
-        x[:, self.n_theta] = epoch.gamma * score  # by log γ, so that γ stays above 0
+        x[:, self.theta] = (observed.z[:, :, None] * phi[:, None, :]).reshape(n, -1)
         place = np.minimum(observed.position, self.n_positions) - 1
         x[np.arange(n), self.position.start + place] = 1.0
         x[:, self.context] = phi
-        log_odds = epoch.gamma * score + epoch.b_position[place]
-        return x, log_odds + observed.phi @ epoch.b_context + observed.extra
+        return x, epoch.log_odds(observed)
 
 
 def softmax_precision(

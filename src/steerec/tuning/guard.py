@@ -15,6 +15,7 @@ from steerec.tuning.sequences import Interval, MeanSequence, difference
 logger = logging.getLogger(__name__)
 DAY_S = 86_400.0
 MOST_USERS = 500_000  # whose day is kept in mind; the burst limit holds beside
+_CLOSED = -1e30
 LEAST_TEMPERATURE = 0.05  # below it a distance between distributions means nothing
 
 
@@ -57,20 +58,22 @@ class Reference:
     open: NDArray[np.bool_]
     temperature: float
 
-    def log_p(self, theta: Doubles) -> Doubles:
-        """(n, n_pool): log-probability of each item at the first position."""
+    def scores(self, theta: Doubles) -> Doubles:
+        """(n, n_pool): wᵀz over the temperature; closed items far below all others."""
         w = self.phi @ theta.T
-        scores = np.matmul(self.z, w[:, :, None])[:, :, 0] / max(
-            self.temperature, LEAST_TEMPERATURE
-        )
-        found = special.log_softmax(np.where(self.open, scores, -np.inf), axis=1)
-        return np.asarray(found, np.float64)
+        found = np.matmul(self.z, w[:, :, None])[:, :, 0]
+        return np.where(self.open, found / max(self.temperature, LEAST_TEMPERATURE), _CLOSED)
 
     def kl(self, live: Doubles, promoted: Doubles) -> float:
-        """KL(live ‖ promoted) in nats, mean over the requests."""
-        p, q = self.log_p(live), self.log_p(promoted)
-        p, q = np.where(self.open, p, -np.inf), np.where(self.open, q, 0.0)
-        return float((special.xlogy(np.exp(p), np.exp(p)) - np.exp(p) * q).sum(axis=1).mean())
+        """KL(live ‖ promoted) in nats at the first position, mean over the requests."""
+        return _kl(self.scores(live), self.scores(promoted))
+
+
+def _kl(live: Doubles, promoted: Doubles) -> float:
+    """Mean over rows of the KL of two softmaxes."""
+    total = special.logsumexp(live, axis=1, keepdims=True)
+    apart = (np.exp(live - total) * (live - promoted)).sum(axis=1)
+    return float((apart - total[:, 0] + special.logsumexp(promoted, axis=1)).mean())
 
 
 def hold(
@@ -78,21 +81,22 @@ def hold(
 ) -> tuple[Doubles, float]:
     """Θ drawn back towards the promoted one until its distance is allowed, and that distance.
 
-    The distance grows along the segment, so that halving finds the one place.
+    The distance grows along the segment, so that bisection finds the one place.
     """
     if not np.isfinite(theta).all():
         logger.warning("theta not finite: the promoted one is kept")
         return promoted.copy(), 0.0
-    nats = reference.kl(theta, promoted)
+    start, end = reference.scores(promoted), reference.scores(theta)
+    nats = _kl(end, start)
     if nats <= most_nats:
         return theta, nats
+    turn = end - start
     low, high = 0.0, 1.0
-    for _ in range(30):
+    while high - low > 1e-4 * high:
         middle = (low + high) / 2
-        inside = reference.kl(promoted + middle * (theta - promoted), promoted) <= most_nats
+        inside = _kl(start + middle * turn, start) <= most_nats
         low, high = (middle, high) if inside else (low, middle)
-    held = promoted + low * (theta - promoted)
-    return held, reference.kl(held, promoted)
+    return promoted + low * (theta - promoted), _kl(start + low * turn, start)
 
 
 def hold_dials(

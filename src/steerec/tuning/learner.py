@@ -25,10 +25,11 @@ class LearnerConfig:
     """Settings of the learner."""
 
     memory_rows: float = 200_000.0  # shown items after which an old one weighs 1/e
-    drift_memory_rows: float = 10_000.0  # the same while drift is suspected
+    drift_keep: float = 0.1  # share of what was learnt that outlives an alarm of drift
+    drift_memory_rows: float = 10_000.0  # as memory_rows, for a while after an alarm
     half_life_days: float = 60.0  # time after which what was learnt weighs half, whatever comes
     publish_every_s: float = 1.0
-    most_move: float = 8.0  # largest ‖θ − promoted θ‖, in lengths of the promoted θ
+    most_move: float = 8.0  # largest ‖γθ − its prior‖, in lengths of the prior
     position_rows: float = 30.0  # rows that the prior of b_position stands for
     drift: DriftConfig = field(default_factory=DriftConfig)
 
@@ -36,8 +37,10 @@ class LearnerConfig:
         for name in ("memory_rows", "drift_memory_rows", "half_life_days", "position_rows"):
             if not 0 < getattr(self, name) < np.inf:
                 raise ConfigError(f"learner: {name}={getattr(self, name)}: expected above 0")
-        if self.publish_every_s < 0 or self.most_move < 0:
-            raise ConfigError("learner: publish_every_s and most_move must not be below 0")
+        if min(self.publish_every_s, self.most_move, self.drift_keep) < 0:
+            raise ConfigError(
+                "learner: publish_every_s, most_move and drift_keep must not be below 0"
+            )
 
 
 class Learner:
@@ -58,7 +61,7 @@ class Learner:
         self._curvature = np.zeros((design.size, design.size))
         self._linear = np.zeros(design.size)
         self._fresh = (np.zeros_like(self._curvature), np.zeros_like(self._linear))
-        self._sums = np.zeros(3)  # rows, excess, variance since the last epoch
+        self._sums = np.zeros(4)  # rows, promised, excess, variance since the last epoch
         self._first = first  # epochs before are of other heads
         self._last: dict[str, int] = {}
         self.drift = Drift()
@@ -81,7 +84,7 @@ class Learner:
                 continue
             self._fresh[0][:] += one.curvature
             self._fresh[1][:] += one.linear
-            self._sums += (one.rows, one.excess, one.variance)
+            self._sums += (one.rows, one.promised, one.excess, one.variance)
             self.counts["rows"] += one.rows
 
     def last_number(self, worker: str) -> int:
@@ -103,10 +106,9 @@ class Learner:
         if not self.due(now):
             return self.epoch
         self._forget(now)
-        mean = self.mean()
-        epoch = self.design.unpack(
-            self._within(mean), self.base, number=self.epoch.number + 1, made=now
-        )
+        beta = self._within(self.mean())
+        base = replace(self.base, gamma=self._gamma(beta))
+        epoch = self.design.unpack(beta, base, number=self.epoch.number + 1, made=now)
         if bound is not None:
             epoch = replace(epoch, theta=bound(epoch.theta))
         self.epoch = epoch
@@ -137,22 +139,24 @@ class Learner:
         return self.epoch
 
     def _forget(self, now: float) -> None:
-        rows, excess, variance = self._sums.tolist()
+        rows, promised, excess, variance = self._sums.tolist()
         drift = self.drift.after(
-            excess=excess, variance=variance, rows=rows, config=self.config.drift
+            promised, excess=excess, variance=variance, rows=rows, config=self.config.drift
         )
-        if drift.rows_left > self.drift.rows_left:
+        alarm = drift.rows_left > self.drift.rows_left
+        if alarm:
             self.counts["alarms"] += 1
             logger.warning("drift epoch=%d rows=%.0f", self.epoch.number, self.counts["rows"])
         self.drift = drift
         memory = self.config.drift_memory_rows if drift.raised else self.config.memory_rows
         # A clock that jumps, or a long silence, takes off no more than a day's forgetting.
         days = min(max(now - self.epoch.made, 0.0) / 86_400.0, 1.0)
-        keep = np.exp(-rows / memory) * 0.5 ** (days / self.config.half_life_days)
+        keep = self.config.drift_keep if alarm else np.exp(-rows / memory)
+        keep *= 0.5 ** (days / self.config.half_life_days)
         self._curvature = keep * self._curvature + self._fresh[0]
         self._linear = keep * self._linear + self._fresh[1]
         self._fresh = (np.zeros_like(self._curvature), np.zeros_like(self._linear))
-        self._sums = np.zeros(3)
+        self._sums = np.zeros(4)
 
     def _within(self, beta: Doubles) -> Doubles:
         """β with each part cut to its limits."""
@@ -162,10 +166,20 @@ class Learner:
         beta[d.theta] = self._mean[d.theta] + move * min(
             1.0, most / max(float(np.linalg.norm(move)), 1e-12)
         )
-        beta[d.n_theta] = np.clip(beta[d.n_theta], *np.log(GAMMAS))
-        rest = np.s_[d.n_theta + 1 :]
+        rest = np.s_[d.n_theta :]
         beta[rest] = np.clip(beta[rest], -MOST_INTERCEPT, MOST_INTERCEPT)
         return beta
+
+    def _gamma(self, beta: Doubles) -> float:
+        """γ that gives θ the promoted one's spread of scores on what was shown."""
+        u, start = beta[self.design.theta], self._mean[self.design.theta]
+        seen = self._curvature[self.design.theta, self.design.theta]
+        spread = seen + 1e-6 * (1 + np.trace(seen)) * np.eye(len(u))
+        before = float(start @ spread @ start)
+        if before <= 0:
+            return self.base.gamma
+        ratio = np.sqrt(max(float(u @ spread @ u), 0.0) / before)
+        return float(np.clip(self.base.gamma * ratio, *GAMMAS))
 
     def state(self) -> bytes:
         """A checkpoint: all that `from_state` needs beside the prior and the settings."""
@@ -178,6 +192,7 @@ class Learner:
                 "fresh_linear": self._fresh[1],
                 "sums": self._sums,
                 "theta": self.epoch.theta,
+                "gamma": self.epoch.gamma,
                 "beta": self.design.pack(self.epoch),
                 "first": self._first,
                 "made": self.epoch.made,
@@ -208,7 +223,8 @@ class Learner:
         found._fresh = (kept["fresh_curvature"], kept["fresh_linear"])
         found._sums = kept["sums"]
         found._first = kept["first"]
-        epoch = design.unpack(kept["beta"], found.base, number=kept["number"], made=kept["made"])
+        base = replace(found.base, gamma=kept["gamma"])
+        epoch = design.unpack(kept["beta"], base, number=kept["number"], made=kept["made"])
         found.epoch = replace(epoch, theta=kept["theta"])
         found._last = dict(zip(kept["workers"].tolist(), kept["last"].tolist(), strict=True))
         found.drift = Drift(*kept["drift"].tolist())
@@ -217,7 +233,7 @@ class Learner:
 
 
 _STATE = (
-    *("curvature", "linear", "fresh_curvature", "fresh_linear", "sums", "theta", "beta"),
+    *("curvature", "linear", "fresh_curvature", "fresh_linear", "sums", "theta", "gamma", "beta"),
     *("first", "made", "number", "workers", "last", "drift", "counts"),
 )
 

@@ -9,6 +9,7 @@ from steerec.tuning.design import Design
 from steerec.tuning.observed import Doubles, Epoch
 
 GAMMAS = (0.05, 20.0)  # within these γ is believed
+LOOSE_LENGTH = 0.5  # standard deviation of γ, in parts of itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +19,7 @@ class Prior:
     Attributes:
         theta: (n_heads, n_features), the promoted strategy's.
         precision: of the learnt columns of θ, in nats⁻²: one number, or (n_theta, n_theta).
+        gamma: how much of the scores' nats clicks are expected to show, loosely.
         rate: reward expected of an average item at the first place.
         position_power: an item at place k gets 1/k^power of the first place's clicks.
     Raises:
@@ -46,14 +48,22 @@ class Prior:
         return Epoch(0, np.array(self.theta, np.float64), self.gamma, position, context, now)
 
     def matrix(self, design: Design, *, position_rows: float) -> Doubles:
-        """(size, size) precision of β."""
-        loose = np.ones(design.size)  # log γ and b_context: a standard deviation of 1
+        """(size, size) precision of β: of θ as given, of its length loose.
+
+        u = γθ has the covariance of γθ₀'s direction beside that of θ, so that clicks may soon say
+        that all scores tell less, or more, than held-out events did.
+        """
+        loose = np.ones(design.size)  # b_context: a standard deviation of 1
         loose[design.context.start] = 0.05  # the intercept's
         loose[design.position] = position_rows * self.rate * (1 - self.rate)
         found = np.diag(loose)
         given = np.asarray(self.precision, np.float64)
         if given.ndim == 0:
             given = np.eye(design.n_theta) * given
-        found[design.theta, design.theta] = given + 1e-3 * np.eye(design.n_theta)
+        given = given / self.gamma**2 + 1e-3 * np.eye(design.n_theta)
+        along = self.gamma * self.theta[:, list(design.columns)].ravel()
+        told = given @ along
+        given = given - np.outer(told, told) / (1 / LOOSE_LENGTH**2 + along @ told)
+        found[design.theta, design.theta] = given
         linalg.cholesky(found)  # a prior that is no precision shows here, not at the first click
         return found

@@ -8,7 +8,7 @@ from scipy import linalg, special
 
 from steerec.tuning.arrays import read_arrays, write_arrays
 from steerec.tuning.design import Design
-from steerec.tuning.observed import MOST_LOG_ODDS, Doubles, Epoch, Observed
+from steerec.tuning.observed import Doubles, Epoch, Observed
 
 LEAST_CURVATURE = 1e-3  # of p(1 − p): a sure and wrong model must not leap
 
@@ -23,7 +23,7 @@ class Statistics:
         curvature: (size, size) Σ ωp(1−p)xxᵀ.
         linear: (size,) Σ ω(y−p)x, plus curvature·β of the epoch: a quadratic around any β.
         rows: Σ ω.
-        excess, variance: sums for the drift alarm.
+        promised, excess, variance: Σ ωp, Σ ω(p−y), Σ ω²p(1−p), for the drift alarm.
         refused: rows that could not be learnt from.
     """
 
@@ -33,13 +33,14 @@ class Statistics:
     curvature: Doubles
     linear: Doubles
     rows: float
+    promised: float
     excess: float
     variance: float
     refused: int = 0
 
     def is_sound(self, size: int) -> bool:
         """Whether these are finite sums of this size."""
-        numbers = (self.rows, self.excess, self.variance)
+        numbers = (self.rows, self.promised, self.excess, self.variance)
         return (
             self.curvature.shape == (size, size)
             and self.linear.shape == (size,)
@@ -75,7 +76,7 @@ class Sums:
         size = self._design.size
         self._curvature = np.zeros((size, size), order="F")
         self._gradient = np.zeros(size)
-        self._rows = self._excess = self._variance = 0.0
+        self._rows = self._promised = self._excess = self._variance = 0.0
         self._refused = 0
 
     def observe(self, observed: Observed) -> None:
@@ -92,10 +93,10 @@ class Sums:
             1.0, scaled.T, beta=1.0, c=self._curvature, lower=1, overwrite_c=1
         )
         self._gradient += (rows.weight * (rows.reward - p)) @ x
-        told = np.clip(log_odds, -MOST_LOG_ODDS, MOST_LOG_ODDS)
         self._rows += float(rows.weight.sum())
-        self._excess += float(rows.weight @ ((p - rows.reward) * told))
-        self._variance += float(rows.weight**2 @ (p * (1 - p) * told**2))
+        self._promised += float(rows.weight @ p)
+        self._excess += float(rows.weight @ (p - rows.reward))
+        self._variance += float(rows.weight**2 @ (p * (1 - p)))
 
     def amend(self, observed: Observed) -> None:
         """Add late differences of reward to rows that were observed before."""
@@ -104,6 +105,7 @@ class Sums:
         if len(rows):
             x, _ = self._design.rows(rows, self.epoch)
             self._gradient += (rows.weight * rows.reward) @ x
+            self._excess -= float(rows.weight @ rows.reward)
 
     def take(self) -> Statistics:
         """What was gathered since the last call; it is forgotten here."""
@@ -116,6 +118,7 @@ class Sums:
             curvature,
             self._gradient + curvature @ self._design.pack(self.epoch),
             self._rows,
+            self._promised,
             self._excess,
             self._variance,
             self._refused,
