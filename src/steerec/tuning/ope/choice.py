@@ -1,25 +1,28 @@
-"""Choose an estimator, and how strongly to tame it, from the log alone."""
+"""Choose an estimator, and how strongly to tame it, from the log alone.
+
+Two steps. What a reward may depend on decides between the reference estimators: SLOPE prefers the
+narrower one unless it contradicts the one that assumes less. What taming, or trusting the reward
+model alone, would then gain in variance is held against how biased it may be.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from steerec.tuning.ope.estimators import (
-    ESTIMATORS,
-    Estimate,
-    Evidence,
-    Reading,
-    estimate,
-)
-from steerec.tuning.ope.interval import half_width
+from steerec.tuning.ope.estimators import ESTIMATORS, Estimate, Evidence, Reading, estimate
+from steerec.tuning.ope.interval import standard_error
 from steerec.tuning.ope.log import Array
 
-PARAMETERS = (np.inf, 1_000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
-# From the fewest assumptions on: rewards that depend on what stands above; on item and place; the
-# same with large weights tamed; on cluster and place; on what the reward model knows.
-AUTOMATIC = ("cascade_dr", "place_dr", "place_dros", "cluster_dr", "dm")
-CORRECTED = ("cascade_dr", "place_dr", "place_dros")  # never the model alone
+# Parameters of taming as shares of the number of slates, which bounds weights near its square root
+# (Ionides 2008, Truncated importance sampling): bias and variance then fall together.
+SHARES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+# Reference → its kin, tamed more. The first holds if rewards
+# depend on the items above, the second only if they depend on item and place.
+REFERENCES = {"dros": ("dros", "switch_dr"), "place_dros": ("place_dros",)}
+LEAST_SLATES = 1_000.0  # effective; with fewer, an interval of heavy tails says little
+AGREE = 3.92  # standard errors: twice the half width of a 95 % interval
+DOUBT = 2.0  # standard errors of a difference that a bias may hide in
 
 
 def automatic(
@@ -27,35 +30,39 @@ def automatic(
     reading: Reading,
     *,
     minus: Reading | None = None,
-    among: Sequence[str] = AUTOMATIC,
+    model_alone: bool = True,
 ) -> Estimate:
-    """Estimate the value of a policy by what SLOPE chooses among these estimators.
+    """Estimate the value of a policy by the estimator that promises the least error.
 
     Args:
         minus: a second policy; the estimate is then of the difference to it.
-        among: names of ESTIMATORS; those that lack their weights are passed over.
-    Raises:
-        ValueError: if none of them can be had.
+        model_alone: whether the reward model may decide without being corrected by the log.
     """
-    found = list(candidates(evidence, reading, minus=minus, among=among))
-    if not found:
-        raise ValueError(f"none of {', '.join(among)} has the weights it needs")
-    return slope(found, unit=evidence.log.unit)
+    unit = evidence.log.unit
+    found = list(candidates(evidence, reading, among=REFERENCES, minus=minus, shares=SHARES[:1]))
+    firm = [one for one in found if one.ess >= LEAST_SLATES]
+    reference = slope(firm or [max(found, key=lambda one: one.ess)], unit=unit)
+    among = (*REFERENCES[reference.name], *(("dm",) if model_alone else ()))
+    tamed = candidates(evidence, reading, among=among, minus=minus)
+    return least_error([reference, *tamed], unit=unit)
 
 
 def candidates(
     evidence: Evidence,
     reading: Reading,
     *,
+    among: Iterable[str] = ESTIMATORS,
     minus: Reading | None = None,
-    among: Sequence[str] = AUTOMATIC,
+    shares: Sequence[float] = SHARES,
 ) -> Iterable[Estimate]:
-    """Every estimator of `among` with every parameter of its taming."""
+    """Every estimator of `among` whose weights are known, with every parameter of its taming."""
+    n = len(evidence.log)
     for name in among:
         recipe = ESTIMATORS[name]
         if any(recipe.kind not in r.weights for r in (reading, minus) if r is not None):
             continue
-        for parameter in PARAMETERS if recipe.taming in ("switch", "shrink") else (np.inf,):
+        tamable = recipe.taming in ("switch", "shrink")
+        for parameter in [share * n for share in shares] if tamable else [np.inf]:
             found = estimate(name, evidence, reading, parameter=parameter)
             if minus is not None:
                 found = difference(found, estimate(name, evidence, minus, parameter=parameter))
@@ -76,17 +83,33 @@ def slope(found: Sequence[Estimate], *, unit: Array | None = None) -> Estimate:
     """The narrowest estimate that still agrees with all wider ones.
 
     Estimates are taken from the widest (least biased) on; each must share a point with the
-    intersection of the intervals before it, mean ± 2 half widths.
+    intersection of the intervals before it, mean ± AGREE standard errors.
 
     Source: Su, Srinath and Krishnamurthy 2020, Adaptive estimator selection, algorithm 1 (SLOPE).
     """
-    widths = np.array([half_width(one.terms, unit=unit) for one in found])
+    errors = np.array([standard_error(one.terms, unit=unit) for one in found])
     low, high = -np.inf, np.inf
-    chosen = int(np.argmax(widths))
-    for place in np.argsort(-widths, kind="stable"):
-        low = max(low, found[place].value - 2 * widths[place])
-        high = min(high, found[place].value + 2 * widths[place])
+    chosen = int(np.argmax(errors))
+    for place in np.argsort(-errors, kind="stable"):
+        low = max(low, found[place].value - AGREE * errors[place])
+        high = min(high, found[place].value + AGREE * errors[place])
         if low > high:
             break
         chosen = int(place)
     return found[chosen]
+
+
+def least_error(found: Sequence[Estimate], *, unit: Array | None = None) -> Estimate:
+    """The estimate with the least bound of its squared error; the first is taken as unbiased.
+
+    Of another, bias² + variance is at most (|d| + DOUBT·s)² + variance, where d is its difference
+    to the first and s the standard error of d, taken slate by slate.
+
+    Source: as the bounds of Tucker and Lee 2021 (SLOPE++), which need no order of the biases.
+    """
+    first, bounds = found[0], []
+    for one in found:
+        apart = one.terms - first.terms
+        hidden = abs(float(apart.mean())) + DOUBT * standard_error(apart, unit=unit)
+        bounds.append(hidden**2 + standard_error(one.terms, unit=unit) ** 2)
+    return found[int(np.argmin(bounds))]

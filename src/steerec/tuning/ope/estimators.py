@@ -22,6 +22,7 @@ from steerec.tuning.ope.softmax import softmax_policy
 
 SELDOM = 1e-4  # an item the logging policy shows first less often is not supported
 _LEAST = 1e-12  # of a propensity that was worked out and not logged
+_MOST = 1e100  # of a weight; keeps sums finite
 WEIGHTS = ("none", "slate", "prefix", "place", "cluster")
 Kind = Literal["none", "slate", "prefix", "place", "cluster"]
 Taming = Literal["none", "normalise", "switch", "shrink"]
@@ -64,6 +65,7 @@ ESTIMATORS: Mapping[str, Recipe] = MappingProxyType(
         "mips_cluster": Recipe("cluster"),
         "place_snips": Recipe("place", taming="normalise"),
         "place_dr": Recipe("place", model=True),
+        "place_wdr": Recipe("place", model=True, taming="normalise"),
         "place_dros": Recipe("place", model=True, taming="shrink"),
         "cluster_dr": Recipe("cluster", model=True),
     }
@@ -139,7 +141,7 @@ def read(evidence: Evidence, target: TargetPolicy) -> Reading:
         log.filled, log.propensity, 1.0
     )
     with np.errstate(over="ignore"):
-        prefix = np.minimum(np.cumprod(ratio, axis=1), 1e300)
+        prefix = np.minimum(np.cumprod(ratio, axis=1), _MOST)
     weights = {"none": np.zeros_like(prefix), "prefix": prefix}
     weights["slate"] = np.broadcast_to(prefix[:, -1:], prefix.shape)
     for kind in ("place", "cluster"):
@@ -219,7 +221,8 @@ def _summed(weights: Doubles, rest: Doubles, log: SlateLog, *, normalise: bool) 
     if not normalise:
         summed: Doubles = np.einsum("nk,nk->n", weights, rest)
         return summed
-    total = weights.sum(axis=0)
+    weights = weights / np.where(weights.max(axis=0) > 0, weights.max(axis=0), 1.0)
+    total = weights.sum(axis=0)  # at least 1, or 0 where the target shows nothing of the log
     known = total > 0
     mean = np.divide((weights * rest).sum(axis=0), total, out=np.zeros_like(total), where=known)
     scale = np.divide(len(log), total, out=np.zeros_like(total), where=known)

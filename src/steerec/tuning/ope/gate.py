@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from steerec.tuning.ope.choice import CORRECTED, automatic
+from steerec.tuning.ope.choice import automatic
 from steerec.tuning.ope.estimators import Estimate, Evidence, Reading, prepare, read
 from steerec.tuning.ope.interval import LEVEL, interval
 from steerec.tuning.ope.log import Array, SlateLog, TargetPolicy
@@ -103,7 +103,7 @@ def decide(
 ) -> Decision:
     """See gate; for many proposals on one log."""
     config = config or GateConfig()
-    found = automatic(evidence, proposed, minus=present, among=CORRECTED)
+    found = automatic(evidence, proposed, minus=present, model_alone=False)
     bounds = interval(found.terms, unit=evidence.log.unit, level=config.level)
     action, why = _judged(found, bounds, config)
     share = {"promote": 1.0, "keep": 0.0, "ramp": config.ramp_share}[action]

@@ -56,14 +56,13 @@ def _untransformed(t: float, skew: float, n: int) -> float:
     return 3 / s * (float(np.cbrt(1 + s * t - s * s / 6)) - 1)
 
 
-def half_width(terms: Doubles, *, unit: Array | None = None, level: float = LEVEL) -> float:
-    """Half the width of the plain interval, mean ± this."""
+def standard_error(terms: Doubles, *, unit: Array | None = None) -> float:
+    """Of the mean, with users as what is independent; infinite with fewer than two."""
     sums, sizes = per_unit(terms, unit)
     if len(sums) < 2:
         return float("inf")
     parts = (sums - terms.mean() * sizes) / sizes.mean()
-    z = float(stats.norm.ppf((1 + level) / 2))
-    return float(z * parts.std(ddof=1) / np.sqrt(len(sums)))
+    return float(parts.std(ddof=1) / np.sqrt(len(sums)))
 
 
 def bernstein(

@@ -16,7 +16,7 @@ from steerec.tuning.ope.log import Array, Doubles, SlateLog, at, need_slates
 
 PLACE_POWER = 0.7  # where fits start: c_j = 1 / j^0.7
 MOST_SLATES = 20_000  # of each fit; more make it slower and hardly better
-_RIDGE = 1.0  # on β for features of unit size, and on log c_j, in units of one row's error
+_RIDGE = 1.0  # on β of z for features of unit size, and on log c_j; in variances of a reward
 _STEPS = 60
 
 
@@ -94,7 +94,8 @@ def _fit(log: SlateLog, slates: NDArray[np.int64]) -> _Model:
     x = _features(log, row, place)
     scale = np.maximum(np.sqrt(np.mean(x**2, axis=0)), 1e-6)
     prior = -PLACE_POWER * np.log(np.arange(2, k + 1))
-    task = _Task(x / scale, place, y, lowest, span, prior)
+    held = np.repeat(np.arange(shape[0]) < log.z.shape[2], log.phi.shape[1])  # φ alone is free
+    task = _Task(x / scale, place, y, lowest, span, prior, _RIDGE * float(y.var()) * held)
     found = optimize.minimize(
         task.loss,
         np.concatenate([np.zeros(n_beta), prior]),
@@ -123,6 +124,7 @@ class _Task:
     lowest: float
     span: float
     prior: Doubles
+    ridge: Doubles  # (d,)
 
     def loss(self, parameters: Doubles) -> tuple[float, Doubles]:
         """Mean squared error with ridge, and its gradient."""
@@ -133,10 +135,9 @@ class _Task:
         g = self.lowest + self.span * sigma
         error = c * g - self.y
         off = log_c - self.prior
-        value = error @ error + _RIDGE * self.span**2 * (beta @ beta + off @ off) / 4
+        stiff = _RIDGE * float(self.y.var())
+        value = error @ error + self.ridge @ beta**2 + stiff * (off @ off)
         by_beta = self.x.T @ (2 * error * c * self.span * sigma * (1 - sigma))
         by_c = np.bincount(self.place, 2 * error * c * g, len(log_c) + 1)[1:]
-        slope = np.concatenate([by_beta, by_c]) + _RIDGE * self.span**2 / 2 * np.concatenate(
-            [beta, off]
-        )
+        slope = np.concatenate([by_beta + 2 * self.ridge * beta, by_c + 2 * stiff * off])
         return float(value / n), slope / n

