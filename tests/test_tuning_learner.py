@@ -288,6 +288,7 @@ def test_what_the_guard_holds_back_is_not_published(world):
     teach(found, slates)
     teach(free, slates)
     np.testing.assert_allclose(found.epoch.theta, (free.epoch.theta + EVEN) / 2)
+    np.testing.assert_allclose(free.learner.learnt(9.0).theta, free.epoch.theta)
 
 
 # Bad input

@@ -219,8 +219,7 @@ class Tuned:
 
     def _gate(self, now: float) -> None:
         """Propose what was learnt, the longest step that the log surely finds better."""
-        learner = self._tuner.learner
-        learnt = learner.design.unpack(learner.mean(), learner.base, number=0, made=now).theta
+        learnt = self._tuner.learner.learnt(now).theta
         self._trim()
         log = self._slate_log()
         before = softmax_policy(log, self._stacked(self.promoted), seed=self._slates)

@@ -106,16 +106,20 @@ class Learner:
         if not self.due(now):
             return self.epoch
         self._forget(now)
-        beta = self._within(self.mean())
-        base = replace(self.base, gamma=self._gamma(beta))
-        epoch = self.design.unpack(beta, base, number=self.epoch.number + 1, made=now)
+        epoch = self.learnt(now)
         if bound is not None:
             epoch = replace(epoch, theta=bound(epoch.theta))
         self.epoch = epoch
         return epoch
 
+    def learnt(self, now: float) -> Epoch:
+        """What all statistics of published epochs say, before the guard; for offline proposals."""
+        beta = self._within(self.mean())
+        base = replace(self.base, gamma=self._gamma(beta))
+        return self.design.unpack(beta, base, number=self.epoch.number + 1, made=now)
+
     def mean(self) -> Doubles:
-        """(size,) of the posterior: what was published, before limits."""
+        """(size,) of the posterior, without limits."""
         factor = linalg.cho_factor(self._precision + self._curvature, lower=True)
         step = linalg.cho_solve(factor, self._linear - self._curvature @ self._mean)
         return np.asarray(self._mean + step, np.float64)
