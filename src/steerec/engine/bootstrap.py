@@ -30,9 +30,15 @@ def model_of_nothing(
     return model_without_events(_no_events(items), clock=clock, config=config)
 
 
-def model_without_events(data: Dataset, *, clock: float, config: PhiConfig) -> Model:
-    """The same for a catalogue whose texts may be encoded."""
-    heads: dict[str, Head] = {"trending": _trending(data.n_items, clock)}
+def model_without_events(
+    data: Dataset, *, clock: float, config: PhiConfig, trending: Head | None = None
+) -> Model:
+    """The same for a catalogue whose texts may be encoded.
+
+    Args:
+        trending: what was counted live until now, as long as the catalogue; None: nothing yet.
+    """
+    heads: dict[str, Head] = {"trending": trending or _trending(data.n_items, clock)}
     curves = {"trending": _line(1.0, float(np.log(max(data.n_items, 2))))}
     try:
         heads["content"] = Content.fit(data, ContentConfig(), np.random.default_rng(0))

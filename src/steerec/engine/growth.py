@@ -59,6 +59,16 @@ def changed(model: Model, items: Sequence[ItemChange], encoder: Encoder | None =
     return replace(model, data=data, heads=grown, fused=fused, phi=phi)
 
 
+def caught_up(model: Model, before: Model) -> Model:
+    """The longer model, with what the live heads of the one before it counted while it was made."""
+    counting = {
+        name: _grown(name, head, model.data)
+        for name, head in before.heads.items()
+        if getattr(head, "counts_live", False) and head is not model.heads[name]
+    }
+    return replace(model, heads={**model.heads, **counting}) if counting else model
+
+
 def _grown(name: str, head: Head, data: Dataset) -> Head:
     """The head for the longer catalogue; one of somebody else's that cannot grow as it is."""
     grow = getattr(head, "grown", None)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from steerec.contracts import Encoder, Event, Floats, Query, Strategy
 from steerec.engine.availability import Availability
 from steerec.engine.bootstrap import model_of_nothing, model_without_events
-from steerec.engine.growth import ItemChange, changed
+from steerec.engine.growth import ItemChange, caught_up, changed
 from steerec.engine.model import Model
 from steerec.engine.phi import PhiConfig
 from steerec.engine.pool import PoolConfig
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 LOG_SEQ = "log_seq"  # note of a Dataset: the place in the tenant's log up to which it holds events
 AT_ONCE = 2_000  # changed items taken in together
 
+GROWTH = 1.5  # of the catalogue, after which a model without events reads all its texts again
 
 @dataclass(frozen=True, kw_only=True)
 class ScenarioConfig:
@@ -87,6 +88,7 @@ class _State:
             tells what is hidden now.
     """
 
+        n_founded: items of the catalogue when a model without events was last made anew.
     recommender: Recommender
     availability: Availability
     policy: Policy
@@ -96,6 +98,7 @@ class _State:
     erased_seq: int = 0
 
 
+    n_founded: int = 0
 class Live:
     """Answers requests and takes in what the store has made durable; safe to use from threads.
 
@@ -132,6 +135,11 @@ class Live:
     def recommender(self) -> Recommender:
         """What answers now, without exploration; do not change it."""
         return self._state.recommender
+    @property
+    def promoted(self) -> bool:
+        """Whether it answers by a strategy that the store has, and not by its model's own."""
+        return self._state.policy.theta is not None
+
 
     def available(self, now: float) -> NDArray[np.bool_]:
         """(n_items,), which items may be shown at this time."""
@@ -336,26 +344,29 @@ class Live:
         there = [e for e in entries if not e.deleted or e.id in index]
         changes = [ItemChange(e.id, _columns(e)) for e in there if not e.deleted]
         model = changed(self.model, changes, self.encoder) if changes else self.model
-        if len(self.model.data.item_idx) == 0 and changes:
-            self._grow_from_nothing(model, now)
+        founded = model.data.n_events == 0 and model.data.n_items > GROWTH * self._state.n_founded
         with self._lock:
-            if model is not self.model and len(self.model.data.item_idx):
+            model = caught_up(model, self.model)
+            if founded:
+                self._found(model, now)
+            elif model is not self.model:
                 self._state.recommender = self._state.recommender.grown(model)
             self._state.availability.grow(self.model.data.n_items)
             self._mark(there, self.model.data.item_index)
             self.applied["items"] += len(there)
 
-    def _grow_from_nothing(self, model: Model, now: float) -> None:
-        """A model without events is made anew with each batch of items; events are read again."""
-        model = model_without_events(model.data, clock=now, config=self.config.phi)
-        fresh = self._over(model, self._state.availability)
-        with self._lock:
-            before = self._state.recommender
-            for user_id, history in before.live_histories().items():
-                for at in range(len(history)):
-                    item_id = str(before.model.data.item_ids[history.item_idx[at]])
-                    fresh.learn(Event(user_id, item_id, timestamp=float(history.time[at])))
-            self._state.recommender = fresh
+    def _found(self, model: Model, now: float) -> None:
+        """A model without events is made anew as its catalogue grows; what was counted is kept."""
+        trending = model.heads["trending"]
+        made = model_without_events(
+            model.data, clock=now, config=self.config.phi, trending=trending
+        )
+        state, before = self._state, self.model.strategy
+        state.recommender = state.recommender.grown(made, anew=True)
+        state.n_founded = made.data.n_items
+        if (made.strategy.heads, made.strategy.features) != (before.heads, before.features):
+            state.policy = replace(state.policy, theta=None, version=made.strategy.version)
+            self.online = None  # it tunes what is no longer there
 
     def _mark(self, entries: Sequence[Entry], index: Mapping[str, int]) -> None:
         def number(value: float | None) -> float:

@@ -98,13 +98,14 @@ class People:
             if event.timestamp is not None:
                 self._newest = max(self._newest, event.timestamp)
 
-    def moved_to(self, panel: Panel) -> "People":
-        """The same people under a model whose catalogue has grown: states are made anew if asked.
+    def moved_to(self, panel: Panel, *, anew: bool) -> "People":
+        """The same people under a model whose catalogue has grown.
 
-        Held states stay with what made them: heads that grew read them as they are.
+        Held states stay with what made them, heads that grew read them as they are; unless they
+        are made `anew`.
         """
         with self._lock:
-            return replace(self, panel=panel)
+            return replace(self, panel=panel, _held=OrderedDict() if anew else self._held)
 
     def forget(self, user_id: str) -> None:
         """Drop all that is held of a user; the fitted data keep theirs until the next fit."""

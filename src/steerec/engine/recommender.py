@@ -156,12 +156,16 @@ class Recommender:
         """Drop a user's live events and states; what heads learnt of them is not undone."""
         self._people.forget(user_id)
 
-    def grown(self, model: Model) -> "Recommender":
-        """The same over a model that `growth.changed` made of this one; all learnt is kept."""
+    def grown(self, model: Model, *, anew: bool = False) -> "Recommender":
+        """The same over a model that `growth.changed` made of this one; all learnt is kept.
+
+        Args:
+            anew: its heads are others: what they made of users so far is of no use to them.
+        """
         new = replace(self, model=model)
         panel = Panel(model, self._panel.failures)
         new.__dict__["_panel"] = panel
-        new.__dict__["_people"] = self._people.moved_to(panel)
+        new.__dict__["_people"] = self._people.moved_to(panel, anew=anew)
         return new
 
     def live_histories(self) -> dict[str, History]:

@@ -95,7 +95,7 @@ def task_with_vectors(task: Task, found: ItemVectors) -> Task:
 
 
 def encoder_of(data: Dataset, config: EncoderConfig, cache_dir: Path) -> Encoder | None:
-    """The encoder that the data's vectors were made by; None where they have none.
+    """The encoder that the data's vectors were made by; None where there are or shall be none.
 
     Raises:
         DataError: if the settings name another one.
@@ -105,6 +105,8 @@ def encoder_of(data: Dataset, config: EncoderConfig, cache_dir: Path) -> Encoder
         return None
     if data.notes.get(ENCODER_NOTE, "").startswith(HASHING):
         config = replace(config, encoder=HASHING)  # it needs no model: as trained, whatever is set
+    if config.encoder == NO_ENCODER:
+        return None
     encoder = open_encoder(config, cache_dir=cache_dir / "vectors")
     check_encoder(encoder, data.notes)
     return encoder

@@ -111,6 +111,7 @@ class HistoryHead:
     """Defaults for heads whose state is the user's newest events."""
 
     keep: ClassVar[int] = 1_000  # newest events kept in a state
+    counts_live: ClassVar[bool] = False  # whether `observe` changes what is shared
 
     def start(self, history: History) -> History:
         """See Head."""

@@ -57,6 +57,7 @@ class Transitions(HistoryHead):
     """
 
     name: ClassVar[str] = "transitions"
+    counts_live: ClassVar[bool] = True
     config: TransitionsConfig
     counts: Weights
     out: np.ndarray

@@ -59,6 +59,7 @@ class Trending(HistoryHead):
     """
 
     name: ClassVar[str] = "trending"
+    counts_live: ClassVar[bool] = True
     config: TrendingConfig
     counts: NDArray[np.float64]
     mix: NDArray[np.float64]
