@@ -53,7 +53,7 @@ def simulate(
 
 
 def _print_figures(result: Mapping[str, Any]) -> None:
-    columns = ("Policy", "Clicks/1,000", "Over popularity", "Over frozen", "Regret", "Return rate")
+    columns = ("Policy", "Clicks", "Over popularity", "Over frozen", "Regret", "Return")
     made = show.table(*columns, right=(1, 2, 3, 4, 5))
     for name, row in result["policies"].items():
         made.add_row(
@@ -64,7 +64,10 @@ def _print_figures(result: Mapping[str, Any]) -> None:
             "" if row["regret"] is None else f"{row['regret']:,.0f}",
             f"{row['return_rate']:.3f}",
         )
-    show.out().print(f"{result['world']}: {result['seeds']} seeds of {result['slates']:,} slates")
+    show.out().print(
+        f"{result['world']}: {result['seeds']} seeds of {result['slates']:,} slates; "
+        "clicks and regret per 1,000 slates"
+    )
     show.out().print(made)
 
 
@@ -73,4 +76,4 @@ def _lift(lift: Mapping[str, Any] | None) -> str:
         return ""
     if lift["ci"] is None:
         return f"{lift['mean']:+.1%}"
-    return f"{lift['mean']:+.1%} [{lift['ci'][0]:+.1%}, {lift['ci'][1]:+.1%}]"
+    return f"{lift['mean']:+.1%} ± {(lift['ci'][1] - lift['ci'][0]) / 2:.1%}"
