@@ -100,6 +100,19 @@ def _longer(data: Dataset, items: Sequence[ItemChange], encoder: Encoder | None)
     )
 
 
+def table_with(table: pl.DataFrame, items: Sequence[ItemChange]) -> pl.DataFrame:
+    """The items' table with these as they are now: known ones replaced, new ones at the end.
+
+    Of equal ids the last counts.
+    """
+    newest = {item.item_id: item for item in items}
+    there = set(table["item_id"])
+    known = [item for item_id, item in newest.items() if item_id in there]
+    new = [item for item_id, item in newest.items() if item_id not in there]
+    replaced = _replaced(_widened(table, items), known)
+    return pl.concat([replaced, _table(new, replaced.schema)]) if new else replaced
+
+
 def _rows(vectors: Floats | None, n: int, dim: int) -> Floats:
     """The last n vectors; zeros where there are none of this length."""
     if vectors is None or vectors.shape[1] != dim:

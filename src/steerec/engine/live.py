@@ -342,7 +342,7 @@ class Live:
         """Bring the catalogue forward; the costly part without keeping requests waiting."""
         index = self.model.data.item_index
         there = [e for e in entries if not e.deleted or e.id in index]
-        changes = [ItemChange(e.id, _columns(e)) for e in there if not e.deleted]
+        changes = [ItemChange(e.id, columns_of(e)) for e in there if not e.deleted]
         model = changed(self.model, changes, self.encoder) if changes else self.model
         founded = model.data.n_events == 0 and model.data.n_items > GROWTH * self._state.n_founded
         with self._lock:
@@ -400,7 +400,7 @@ class Live:
         return unit_vectors(data.vectors, [data.item_index[i] for i in shown.pool])
 
 
-def _columns(entry: Entry) -> dict[str, object]:
+def columns_of(entry: Entry) -> dict[str, object]:
     """The attributes as columns of the items' table; labels as tags where there are none."""
     columns = dict(entry.attributes)
     if entry.labels:

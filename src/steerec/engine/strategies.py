@@ -12,6 +12,8 @@ from steerec.store import Store
 from steerec.store.strategies import StrategyVersion
 
 FIT = "fit"  # author of a strategy that came with a fitted model
+CARRIED = "carried"  # author of one that a refit fitted so that requests score as before
+MOVES = 10_000  # newest promotions looked through for a version
 
 
 def to_json(strategy: Strategy) -> dict[str, Any]:
@@ -47,31 +49,84 @@ def from_json(told: Mapping[str, Any], version: int) -> Strategy:
 def ensure_promoted(live: Live, store: Store, *, now: float) -> None:
     """Let the strategy in force be followed; the model's own becomes one where it must.
 
-    That is before the first promotion, and when the one in force speaks of other heads or
-    features than the model has.
+    That is before the first promotion, when the one in force speaks of other heads or features
+    than the model has, and once for a version that a refit stored with its model, unless another
+    was put in force while it was fitted.
     """
     current = store.strategies.current(live.tenant)
-    if current is not None and fits(current, live):
-        live.follow_strategy(from_json(current.strategy, current.version))
-        return
-    made = StrategyVersion(
-        strategy=to_json(live.model.strategy),
+    own = _stored_with(live, store)
+    if own is not None and _is_next(own, current, store, live.tenant):
+        current = _promoted(own, current, live, store, now=now)
+    if current is None or not fits(current, live):
+        added = own or store.strategies.add(live.tenant, _of_model(live, current, now))
+        store.strategies.promote(
+            live.tenant, added.version, author=FIT, now=now, reason="came with the model"
+        )
+        current = added
+    live.follow_strategy(from_json(current.strategy, current.version))
+
+
+def _stored_with(live: Live, store: Store) -> StrategyVersion | None:
+    """The version that a refit stored for the model that serves; None for other models."""
+    told = live.model.strategy
+    stored = store.strategies.get(live.tenant, told.version) if told.version > 0 else None
+    return stored if stored is not None and stored.strategy == to_json(told) else None
+
+
+def _is_next(
+    own: StrategyVersion, current: StrategyVersion | None, store: Store, tenant: str
+) -> bool:
+    """Whether it was never in force, and what it was made from still is."""
+    if current is not None and current.version not in own.parents:
+        return False
+    moves = store.strategies.promotions(tenant, limit=MOVES)
+    return all(move.version != own.version for move in moves)
+
+
+def _promoted(
+    own: StrategyVersion,
+    current: StrategyVersion | None,
+    live: Live,
+    store: Store,
+    *,
+    now: float,
+) -> StrategyVersion | None:
+    """The version in force after an attempt to promote this one; another process may be first."""
+    try:
+        store.strategies.promote(
+            live.tenant,
+            own.version,
+            author=own.author,
+            now=now,
+            reason="came with the model of a refit",
+            instead_of=None if current is None else current.version,
+        )
+    except DataError:
+        return store.strategies.current(live.tenant)
+    return own
+
+
+def _of_model(live: Live, current: StrategyVersion | None, now: float) -> StrategyVersion:
+    """The model's own strategy, to be stored."""
+    told = to_json(live.model.strategy)
+    return StrategyVersion(
+        strategy=told,
         author=FIT,
         made=now,
         parents=() if current is None else (current.version,),
-        diff={} if current is None else difference(current.strategy, to_json(live.model.strategy)),
+        diff={} if current is None else difference(current.strategy, told),
         data_hash=live.model.data.content_hash if len(live.model.data.item_idx) else None,
     )
-    added = store.strategies.add(live.tenant, made)
-    store.strategies.promote(
-        live.tenant, added.version, author=FIT, now=now, reason="came with the model"
-    )
-    live.follow_strategy(from_json(added.strategy, added.version))
 
 
 def fits(version: StrategyVersion, live: Live) -> bool:
     """Whether a version speaks of the heads and features of the model that serves."""
-    told, strategy = version.strategy, live.model.strategy
+    return speaks_of(version, live.model.strategy)
+
+
+def speaks_of(version: StrategyVersion, strategy: Strategy) -> bool:
+    """Whether a version has the heads and features of this strategy."""
+    told = version.strategy
     same_heads = tuple(told.get("heads", ())) == strategy.heads
     return same_heads and tuple(told.get("features", ())) == strategy.features
 
