@@ -1,6 +1,7 @@
 """P6: off-policy estimates against the truth, in the worlds of steerec.simulation.
 
     python benchmarks/tuning/ope.py --world jester --slates 10000 --pairs 200
+    python benchmarks/tuning/ope.py --world coat        # a report: 290 users, 16 coats each
     python benchmarks/tuning/ope.py --figure
 
 A run goes on from what is stored, so that it may be stopped at any time. Each pair of policies has
@@ -28,7 +29,6 @@ from steerec.tuning.ope.log import SlateLog
 from steerec.tuning.ope.softmax import conditional, softmax_policy
 
 RESULTS = Path(__file__).parent / "results"
-K = 10
 TRUTH_DRAWS = 8
 TUNED = ("switch_dr", "dros", "place_dros")
 BEST_OF = tuple(ESTIMATORS)  # fixed estimators that the automatic choice is held against
@@ -65,11 +65,12 @@ def _scores(table: Table, w: np.ndarray, sharpness: float) -> np.ndarray:
 def draw_slates(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     noise = rng.standard_exponential(scores.shape, dtype=np.float32)
     keys = scores.astype(np.float32) - np.log(noise + np.float32(1e-30))
-    edge = np.partition(-keys, K - 1, axis=1)[:, K - 1, None]
+    k = min(10, scores.shape[1] // 5)
+    edge = np.partition(-keys, k - 1, axis=1)[:, k - 1, None]
     first = np.nonzero(-keys <= edge)[1]
-    if len(first) != K * len(keys):  # a tie
-        first = np.argpartition(-keys, K, axis=1)[:, :K]
-    first = first.reshape(-1, K)
+    if len(first) != k * len(keys):  # a tie
+        first = np.argpartition(-keys, k, axis=1)[:, :k]
+    first = first.reshape(-1, k)
     order = np.argsort(-np.take_along_axis(keys, first, axis=1), axis=1)
     return np.take_along_axis(first, order, axis=1)
 
@@ -84,12 +85,12 @@ def true_value(table: Table, scores: np.ndarray, rng: np.random.Generator) -> fl
         wanted = np.take_along_axis(mass * table.wanted, above, axis=1)
         left = mass.sum(axis=1, keepdims=True) - np.cumsum(taken, axis=1) + taken
         worth = (mass * table.wanted).sum(axis=1, keepdims=True) - np.cumsum(wanted, axis=1)
-        total += ((worth + wanted) / left) @ examined(K)
+        total += ((worth + wanted) / left) @ examined(above.shape[1])
     return float(total.mean() / TRUTH_DRAWS)
 
 
 def clicks(table: Table, visitor: np.ndarray, shown: np.ndarray, rng: np.random.Generator) -> Any:
-    chance = table.wanted[visitor[:, None], shown] * examined(K)
+    chance = table.wanted[visitor[:, None], shown] * examined(shown.shape[1])
     return (rng.random(shown.shape) < chance).astype(np.float64)
 
 
@@ -178,15 +179,23 @@ def summary(pairs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def store(path: Path, about: dict[str, Any], pairs: list[dict[str, Any]]) -> None:
-    result = {
-        **about,
-        "finished": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
-        "summary": summary(pairs),
-        "pairs": pairs,
-    }
+def store(path: Path, kept: Path, about: dict[str, Any], pairs: list[dict[str, Any]]) -> None:
+    """All estimates into the cache, to go on from; what is published into the results."""
+    about = {**about, "finished": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime())}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(_rounded({**about, "pairs": pairs})), "utf-8")
+    brief = [
+        {
+            **{name: p[name] for name in ("pair", "truth", "live_half", "seconds", "chosen")},
+            "automatic": p["estimates"]["automatic"],
+        }
+        for p in pairs
+    ]
+    result = _rounded({**about, "summary": summary(pairs)})
+    text = json.dumps(result, indent=1, allow_nan=False)[:-2]
+    rows = ",\n  ".join(json.dumps(_rounded(row), allow_nan=False) for row in brief)
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(_rounded(result), indent=None) + "\n", "utf-8")
+    path.write_text(f'{text},\n "pairs": [\n  {rows}\n ]\n}}\n', "utf-8")
 
 
 def _rounded(value: Any) -> Any:
@@ -211,9 +220,10 @@ def run(options: argparse.Namespace) -> None:
         "load_average_before": round(os.getloadavg()[0], 1),
         "versions": {name: version(name) for name in ("numpy", "scipy")},
     }
-    stored = json.loads(path.read_text("utf-8")) if path.exists() and not options.fresh else {}
+    kept = options.cache_dir / f"{path.stem}-{options.first}.json"
+    stored = json.loads(kept.read_text("utf-8")) if kept.exists() and not options.fresh else {}
     if stored and stored["data_hash"] != about["data_hash"]:
-        raise SystemExit(f"{path} is of other data: give --fresh to start again")
+        raise SystemExit(f"{kept} is of other data: give --fresh to start again")
     pairs = stored.get("pairs", [])
     began = time.monotonic()
     for number in range(options.first + len(pairs), options.first + options.pairs):
@@ -221,7 +231,7 @@ def run(options: argparse.Namespace) -> None:
             print(f"stopped after {options.limit_s} s: run again to go on")
             break
         pairs.append(run_pair(table, number, options.slates))
-    store(path, about, pairs)
+    store(path, kept, about, pairs)
     show(path, len(pairs), summary(pairs))
 
 
@@ -239,7 +249,7 @@ def show(path: Path, n: int, found: dict[str, Any]) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--world", choices=("jester", "films", "shop"), default="jester")
+    parser.add_argument("--world", choices=("jester", "films", "shop", "coat"), default="jester")
     parser.add_argument("--slates", type=int, default=10_000)
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--first", type=int, default=0, help="number of the first pair")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from scipy.cluster.vq import kmeans2
 from scipy.sparse.linalg import svds
 
@@ -52,6 +53,8 @@ def load_table(name: str, data_dir: Path, cache_dir: Path) -> Table:
     if path.exists():
         with np.load(path) as arrays:
             return Table(**{**arrays, "data_hash": str(arrays["data_hash"])})
+    if name == "coat":
+        return coat_table(data_dir / "coat")
     table = make_table(load_world(name, data_dir, cache_dir), HEADS[name])
     cache_dir.mkdir(parents=True, exist_ok=True)
     np.savez(path, **vars(table))
@@ -104,6 +107,41 @@ def scored(
         np.isfinite(blend[row, pool]),
         world.interest(0.0)[cut][row, pool],
         cluster_of[pool],
+    )
+
+
+def coat_table(folder: Path) -> Table:
+    """coat: each user's 16 coats that were shown at random; a rating of 4 or 5 is a click."""
+    events = pl.read_parquet(folder / "events.parquet").sort("user_id", "item_id")
+    users, items = (
+        pl.read_parquet(folder / f"{n}.parquet").sort(f"{n[:-1]}_id") for n in ("users", "items")
+    )
+    order = [{v: i for i, v in enumerate(t.to_series(0))} for t in (users, items)]
+    row, column = (
+        np.array([order[i][v] for v in events[c]]) for i, c in enumerate(("user_id", "item_id"))
+    )
+    rating, told = events["value"].to_numpy(), (events["split"] == "train_selfselected").to_numpy()
+    shape = (len(users), len(items))
+    seen, off = np.zeros(shape), np.zeros(shape)
+    seen[row[told], column[told]] = 1
+    off[row[told], column[told]] = rating[told] - rating[told].mean()
+    popular = np.broadcast_to(off.sum(axis=0) / (seen.sum(axis=0) + 5), shape)
+    u, s, vt = svds((off - popular) * seen, k=8, rng=np.random.default_rng(SEED))
+    alike = users.select("gender", "age").rows()
+    same = np.array([[a == b for b in alike] for a in alike], float)
+    segment = (same @ off) / (same @ seen + 5)
+    pool = column[~told].reshape(len(users), -1)
+    who = np.arange(len(users))[:, None]
+    z = np.stack([popular[who, pool], ((u * s) @ vt)[who, pool], segment[who, pool]], axis=-1)
+    kinds = items["jackettype"].rank("dense").to_numpy().astype(int) - 1
+    return Table(
+        z=(z / z.std(axis=(0, 1))).astype(np.float16),
+        phi=np.ones((len(users), 1)),
+        w=np.tile([0.5, 0.5, 0.5], (len(users), 1)),
+        allowed=np.ones(pool.shape, bool),
+        wanted=(rating[~told] >= 4).reshape(pool.shape).astype(float),
+        cluster=kinds[pool],
+        data_hash=hashlib.sha256(rating.tobytes()).hexdigest(),
     )
 
 
