@@ -58,13 +58,20 @@ class Likeness:
         return [(int(i), float(scored[i])) for i in best(scored.astype(np.float64), n)]
 
     def users(
-        self, user_id: str, history: History, n: int, live: Mapping[str, History]
+        self,
+        user_id: str,
+        history: History,
+        n: int,
+        live: Mapping[str, History],
+        *,
+        gone: frozenset[int] = frozenset(),
     ) -> list[tuple[str, float]]:
         """At most `n` other users with shared items: id and cosine, rare items more.
 
         Args:
             live: user_id → all events, of users who did something since the fit; they stand
                 for those users' rows in the fitted data.
+            gone: rows of the fitted data whose users were forgotten.
         """
         matrix, rarity = self._fitted
         own = _unit_rows(_liked([history], len(rarity)), rarity)
@@ -74,7 +81,7 @@ class Likeness:
         theirs = _unit_rows(_liked(list(live.values()), len(rarity)), rarity)
         alike = np.concatenate([(m @ own.T).toarray().ravel() for m in (matrix, theirs)])
         replaced = [h.user_idx for h in (history, *live.values()) if h.user_idx >= 0]
-        alike[replaced] = 0.0
+        alike[[*replaced, *gone]] = 0.0
         if user_id in live:
             alike[matrix.shape[0] + names.index(user_id)] = 0.0
         scored = np.where(alike > 0, np.round(alike, 6), np.nan)

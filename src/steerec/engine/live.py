@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from steerec.contracts import Encoder, Event, Floats, Query, Strategy
+from steerec.contracts import Encoder, Event, Query, Strategy
 from steerec.engine.availability import Availability
 from steerec.engine.bootstrap import model_of_nothing, model_without_events
 from steerec.engine.growth import ItemChange, caught_up, changed
@@ -18,20 +18,19 @@ from steerec.engine.phi import PhiConfig
 from steerec.engine.pool import PoolConfig
 from steerec.engine.recommender import Recommender
 from steerec.engine.sampler import SamplerConfig
-from steerec.engine.serving import Policy, Served, explained, replay, serve, unit_vectors
+from steerec.engine.serving import Policy, Served, serve
 from steerec.errors import ConfigError, DataError
 from steerec.store import Store
 from steerec.store.catalogue import Entry
 from steerec.store.erase import digest_of_user
-from steerec.store.impressions import Impression
 from steerec.store.log import LoggedEvent
 
 log = logging.getLogger(__name__)
 
 LOG_SEQ = "log_seq"  # note of a Dataset: the place in the tenant's log up to which it holds events
 AT_ONCE = 2_000  # changed items taken in together
-
 GROWTH = 1.5  # of the catalogue, after which a model without events reads all its texts again
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScenarioConfig:
@@ -65,10 +64,12 @@ class LiveConfig:
 
     Attributes:
         scenarios: placement → its settings; others, and requests without, are as `default`.
+        create_items: whether an event of an item that was never written makes it.
     """
 
     scenarios: Mapping[str, ScenarioConfig] = field(default_factory=dict)
     default: ScenarioConfig = field(default_factory=ScenarioConfig)
+    create_items: bool = True
     pool: PoolConfig = field(default_factory=PoolConfig)
     phi: PhiConfig = field(default_factory=PhiConfig)
 
@@ -86,9 +87,11 @@ class _State:
         ahead: places above it that were taken in before those between.
         items_seq: as `seq`, of the catalogue; all of it is read at the start, since no model
             tells what is hidden now.
+        n_founded: items of the catalogue when a model without events was last made anew.
+        held: items as they were last written here, until `follow_items` has come to them.
+        erased: digest of a user → place of their erasure: what came before it counts no more.
     """
 
-        n_founded: items of the catalogue when a model without events was last made anew.
     recommender: Recommender
     availability: Availability
     policy: Policy
@@ -96,9 +99,11 @@ class _State:
     ahead: set[int] = field(default_factory=set)
     items_seq: int = 0
     erased_seq: int = 0
-
-
     n_founded: int = 0
+    held: dict[str, Entry] = field(default_factory=dict)
+    erased: dict[bytes, int] = field(default_factory=dict)
+
+
 class Live:
     """Answers requests and takes in what the store has made durable; safe to use from threads.
 
@@ -132,14 +137,14 @@ class Live:
         return self._state.recommender.model
 
     @property
-    def recommender(self) -> Recommender:
-        """What answers now, without exploration; do not change it."""
-        return self._state.recommender
-    @property
     def promoted(self) -> bool:
         """Whether it answers by a strategy that the store has, and not by its model's own."""
         return self._state.policy.theta is not None
 
+    @property
+    def recommender(self) -> Recommender:
+        """What answers now, without exploration; do not change it."""
+        return self._state.recommender
 
     def available(self, now: float) -> NDArray[np.bool_]:
         """(n_items,), which items may be shown at this time."""
@@ -184,58 +189,6 @@ class Live:
             policy = replace(self._state.policy, draw=scenario.draw)
             return serve(self._state.recommender, query, policy, request_id=request_id, now=now)
 
-    def page(self, request_id: str, *, start: int, n: int, now: float) -> Impression | None:
-        """The next page of a slate from its frozen pool; items no longer to be shown are dropped.
-
-        Returns:
-            The page, not stored yet; None if the slate is unknown.
-        """
-        pages = self.store.shown.get(self.tenant, request_id)
-        if not pages or not pages[0].pool:
-            return None
-        first = pages[0]
-        drawn = replay(first, n=start + n, vectors=self._vectors_of(first))
-        places = drawn.places[start : start + n]
-        with self._lock:
-            index, may = self.model.data.item_index, self._state.availability.allowed(now)
-            shown = [at for at, p in enumerate(places) if may[index[first.pool[p]]]]
-        return replace(
-            first,
-            start=start,
-            time=now,
-            items=tuple(first.pool[places[at]] for at in shown),
-            propensity=drawn.propensity[start : start + n][shown],
-            pool=(),
-            scores=np.empty((0, 0), np.float16),
-            seq=0,
-        )
-
-    def explain(self, request_id: str) -> dict[str, object] | None:
-        """What a slate was made from, and whether it comes out the same when drawn again."""
-        pages = self.store.shown.get(self.tenant, request_id)
-        if not pages:
-            return None
-        first = pages[0]
-        again = replay(first, n=first.more["n"], vectors=self._vectors_of(first))
-        items = [first.pool[p] for p in again.places]
-        return {
-            "request_id": request_id,
-            "user_id": first.user_id,
-            "time": first.time,
-            "scenario": first.scenario,
-            "strategy_version": first.version,
-            "epoch": first.epoch,
-            "arm": first.arm,
-            "temperature": first.more["temperature"],
-            "diversity": first.more["diversity"],
-            "seed": first.seed,
-            "weights": dict(zip(first.more["heads"], first.w.tolist(), strict=True)),
-            "context": dict(zip(self.model.phi.names, first.phi.tolist(), strict=False)),
-            "pool_size": len(first.pool),
-            "items": explained(first),
-            "replayed_the_same": items == list(first.items),
-        }
-
     # What is taken in
 
     def take(self, events: Iterable[LoggedEvent], *, now: float) -> None:
@@ -245,7 +198,21 @@ class Live:
                 if logged.seq <= self._state.seq or logged.seq in self._state.ahead:
                     continue
                 self._state.ahead.add(logged.seq)
-            self._learn(logged, now)
+            try:
+                self._learn(logged, now)
+            except BaseException:
+                self._state.ahead.discard(logged.seq)  # it may be sent, or read, again
+                raise
+
+    def knows(self, item_ids: Iterable[str]) -> bool:
+        """Whether the catalogue holds all of these, so that taking in their events is quick."""
+        index = self.model.data.item_index
+        return all(item_id in index for item_id in item_ids)
+
+    @property
+    def n_ahead(self) -> int:
+        """Events taken in above the place up to which all were; `follow` brings it to 0."""
+        return len(self._state.ahead)
 
     def follow(self, *, now: float, limit: int = 5_000) -> int:
         """Take in all that the store has and this engine has not, whoever wrote it; how many.
@@ -272,18 +239,41 @@ class Live:
                 self._put_items(entries, now)
                 self._state.items_seq = entries[-1].seq
                 n_taken += len(entries)
+            with self._lock:
+                held = self._state.held
+                seq = self._state.items_seq
+                self._state.held = {i: entry for i, entry in held.items() if entry.seq > seq}
         return n_taken
 
     def hide_at_once(self, entries: Sequence[Entry]) -> None:
-        """Let what is hidden, gone, expired or out of stock count from the next request on."""
-        with self._lock:
-            index = self.model.data.item_index
-            known = [entry for entry in entries if entry.id in index]
-            self._mark(known, index)
+        """Let what was just written of these items count from the next request on.
 
-    def forget(self, user_id: str) -> dict[str, str]:
-        """Erase a user from the live state; head → `exact` or `next fit`."""
+        Texts and attributes follow with `follow_items`, which may be at work on older entries.
+        """
+        upto, ids = self.store.last_seq(self.tenant), [entry.id for entry in entries]
+        found = self.store.items.get(self.tenant, ids)
+        self._hold([found.get(i) or Entry(i, deleted=True, seq=upto) for i in ids])
+
+    def hide_since(self, seq: int) -> None:
+        """As `hide_at_once`, of all that was written to the catalogue after a place."""
+        while found := self.store.items.changes(self.tenant, after=seq, limit=AT_ONCE):
+            self._hold(found)
+            seq = found[-1].seq
+
+    def _hold(self, fresh: Sequence[Entry]) -> None:
         with self._lock:
+            self._state.held.update((entry.id, entry) for entry in fresh)
+            index = self.model.data.item_index
+            self._mark([entry for entry in fresh if entry.id in index], index)
+
+    def forget(self, user_id: str, *, seq: int = 0) -> dict[str, str]:
+        """Erase a user from the live state; head → `exact` or `next fit`.
+
+        Args:
+            seq: the erasure's place in the tenant's order: events before it are not taken in.
+        """
+        with self._lock:
+            self._state.erased[digest_of_user(self.tenant, user_id)] = seq
             history = self._state.recommender.history(user_id)
             told = {}
             for name, head in self.model.heads.items():
@@ -317,7 +307,9 @@ class Live:
         return Recommender(model, pool=pool, encoder=self.encoder, available=allowed)
 
     def _learn(self, logged: LoggedEvent, now: float) -> None:
-        event = logged.event
+        event, erased = logged.event, self._state.erased
+        if erased and logged.seq < erased.get(digest_of_user(self.tenant, event.user_id), 0):
+            return
         time = event.timestamp if event.timestamp is not None else logged.received
         time = min(time, logged.received or now)  # it happened when it came, at the latest
         known = replace(event, timestamp=time)
@@ -329,10 +321,13 @@ class Live:
         self._meet(known, now)
 
     def _meet(self, event: Event, now: float) -> None:
-        """Take in an event of an item that this engine has not seen yet."""
+        """Take in an event of an item that this engine has not seen yet.
+
+        One that the store does not have any more has its place in histories, and on no list.
+        """
         with self._catalogue:
             entries = self.store.items.get(self.tenant, [event.item_id])
-            self._put_items(list(entries.values()) or [Entry(event.item_id)], now)
+            self._put_items(list(entries.values()) or [Entry(event.item_id, hidden=True)], now)
             with self._lock:
                 self._state.recommender.learn(event)
                 self.applied["events"] += 1
@@ -372,6 +367,8 @@ class Live:
         def number(value: float | None) -> float:
             return np.nan if value is None else float(value)
 
+        held = self._state.held
+        entries = [max(entry, held.get(entry.id, entry), key=lambda e: e.seq) for entry in entries]
         self._state.availability.update(
             np.array([index[entry.id] for entry in entries], np.int32),
             hidden=[entry.hidden or entry.deleted for entry in entries],
@@ -384,20 +381,25 @@ class Live:
         found = self.store.persons.erasures(self.tenant, after=self._state.erased_seq)
         if not found:
             return 0
-        digests = {erasure.digest for erasure in found}
         with self._lock:
             known = [*self.model.data.user_ids, *self._state.recommender.live_histories()]
-            for user_id in known:
-                if digest_of_user(self.tenant, str(user_id)) in digests:
-                    self.forget(str(user_id))
+            user_of = {digest_of_user(self.tenant, str(u)): str(u) for u in known}
+            for erasure in found:
+                if self._state.erased.get(erasure.digest, 0) >= erasure.seq:
+                    continue  # it was done here
+                self._state.erased[erasure.digest] = erasure.seq
+                if (user_id := user_of.get(erasure.digest)) is not None:
+                    self._forget_before(user_id, erasure.seq)
             self._state.erased_seq = found[-1].seq
         return len(found)
 
-    def _vectors_of(self, shown: Impression) -> Floats | None:
-        if not shown.more["diversity"]:
-            return None
-        data = self.model.data
-        return unit_vectors(data.vectors, [data.item_index[i] for i in shown.pool])
+    def _forget_before(self, user_id: str, seq: int) -> None:
+        """Forget a user who may have come back since, and whose new events count."""
+        self.forget(user_id, seq=seq)
+        state = self._state
+        for logged in self.store.log.of_user(self.tenant, user_id):
+            if logged.seq > seq and (logged.seq <= state.seq or logged.seq in state.ahead):
+                self._learn(logged, logged.received)
 
 
 def columns_of(entry: Entry) -> dict[str, object]:

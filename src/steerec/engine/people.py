@@ -4,6 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import RLock
+from zlib import crc32
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class People:
     keep: int = 10_000
     _live: dict[str, History] = field(default_factory=dict)
     _held: OrderedDict[str, Person] = field(default_factory=OrderedDict)
-    _baskets: dict[tuple[str, str], int] = field(default_factory=dict)
+    _forgotten: set[int] = field(default_factory=set)  # rows of the fitted data
     _newest: float = float("-inf")  # time of the newest live event
     _lock: RLock = field(default_factory=RLock)
 
@@ -110,7 +111,11 @@ class People:
     def forget(self, user_id: str) -> None:
         """Drop all that is held of a user; the fitted data keep theirs until the next fit."""
         with self._lock:
-            self._live[user_id] = NOBODY
+            user_idx = self.panel.model.data.user_index.get(user_id)
+            self._live.pop(user_id, None)
+            if user_idx is not None:
+                self._live[user_id] = NOBODY  # in place of what was fitted
+                self._forgotten.add(user_idx)
             self._held.pop(user_id, None)
 
     def live(self) -> dict[str, History]:
@@ -128,6 +133,10 @@ class People:
         times = self.panel.model.data.time
         known = times[~np.isnan(times)]
         return float(known.max()) if len(known) else float("-inf")
+
+    @cached_property
+    def _first_basket(self) -> int:
+        return int(self.panel.model.data.basket.max(initial=-1)) + 1
 
     @cached_property
     def _weights(self) -> dict[str, float]:
@@ -148,9 +157,8 @@ class People:
         """A number above those of the data, the same for one basket of one user."""
         if event.basket is None:
             return -1
-        first = int(self.panel.model.data.basket.max(initial=-1)) + 1
-        key = (event.user_id, event.basket)
-        return self._baskets.setdefault(key, first + len(self._baskets))
+        first = self._first_basket
+        return first + crc32(event.basket.encode()) % (2**31 - first)
 
     def _hold(self, user_id: str, person: Person) -> None:
         """Hold a person whose states are complete: a head that failed once is asked again."""

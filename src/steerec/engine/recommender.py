@@ -119,7 +119,10 @@ class Recommender:
         Empty for a user without liked items.
         """
         _check_n(n)
-        return self._likeness.users(user_id, self._people.history(user_id), n, self._people.live())
+        people = self._people
+        return self._likeness.users(
+            user_id, people.history(user_id), n, people.live(), gone=people.forgotten()
+        )
 
     def interest(self, query: Query, item_ids: Sequence[str]) -> dict[str, float]:
         """P(this item is the next one taken) for each item, under the query's conditions.

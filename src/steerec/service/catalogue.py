@@ -81,7 +81,8 @@ async def delete_item(call: Call) -> Counted:
     """Delete an item: it is on no list from now on."""
     item_id = call.path["item_id"]
     n = call.tenant.store.items.delete(call.tenant.name, [item_id], now=call.now)
-    call.tenant.live.hide_at_once([Entry(item_id, deleted=True)])
+    call.tenant.live.hide_at_once([Entry(item_id)])
+    call.tenant.wake()
     return Counted(count=n)
 
 
@@ -118,7 +119,7 @@ async def _write(call: Call, table: Catalogue) -> Counted:
     entries = [entry_of(one) for one in given]
     await asyncio.to_thread(table.upsert, call.tenant.name, entries, now=call.now)
     if table is call.tenant.store.items:
-        call.tenant.live.hide_at_once(entries)
+        await asyncio.to_thread(call.tenant.live.hide_at_once, entries)
         call.tenant.wake()
     return Counted(count=len(entries))
 
@@ -195,8 +196,13 @@ async def _import(call: Call, table: Catalogue) -> Counted:
     write: Callable[[], int] = lambda: table.import_jsonl(  # noqa: E731
         call.tenant.name, lines, now=call.now
     )
-    n = await asyncio.to_thread(write)
-    call.tenant.wake()
+    before = call.tenant.store.last_seq(call.tenant.name)
+    try:
+        n = await asyncio.to_thread(write)
+    finally:  # whole thousands are stored even if a later line is wrong
+        if table is call.tenant.store.items:
+            await asyncio.to_thread(call.tenant.live.hide_since, before)
+            call.tenant.wake()
     return Counted(count=n)
 
 

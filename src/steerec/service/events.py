@@ -1,12 +1,20 @@
 """Routes of events: durable first, then live, then acknowledged."""
 
+import asyncio
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
+from http import HTTPStatus
 from uuid import uuid4
 
 from steerec.contracts import Event
 from steerec.service.calls import Call
+from steerec.service.problems import refused
 from steerec.service.schemas import EventIn, EventOut, EventsIn, EventsOut, MergeIn
+from steerec.store.catalogue import Entry
 from steerec.store.log import Appended, LoggedEvent, Outcome
+
+MERGED_FROM = "merged_from"  # in the context of an event: the session in which it happened
 
 
 async def post_events(call: Call) -> EventsOut:
@@ -27,25 +35,31 @@ async def post_merge(call: Call) -> EventsOut:
     The events stay in the log under the session's id too; merging twice counts them once.
     """
     body: MergeIn = call.body
-    user_id = call.path["user_id"]
-    earlier = call.tenant.store.log.of_user(call.tenant.name, body.session_id)
-    moved = [
-        LoggedEvent(
-            f"{one.event_id}>{user_id}"[:256],
-            Event(
-                user_id,
-                one.event.item_id,
-                one.event.event,
-                one.event.value,
-                one.event.timestamp if one.event.timestamp is not None else one.received,
-                one.event.basket,
-            ),
-            one.request_id,
-            one.context,
+    user_id, session_id = call.path["user_id"], body.session_id
+    if session_id == user_id:
+        raise refused(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            f"session_id and the user are both {user_id!r}: expected the id used before the login",
         )
+    earlier = await asyncio.to_thread(call.tenant.store.log.of_user, call.tenant.name, session_id)
+    moved = [
+        _moved(one, session_id, user_id)
         for one in earlier
+        if (one.context or {}).get(MERGED_FROM) != user_id  # it came from there
     ]
     return await accept(call, moved)
+
+
+def _moved(one: LoggedEvent, session_id: str, user_id: str) -> LoggedEvent:
+    """The event as one of another user, always under the same id."""
+    name = hashlib.sha256("\0".join((one.event_id, session_id, user_id)).encode()).hexdigest()
+    time = one.event.timestamp if one.event.timestamp is not None else one.received
+    return LoggedEvent(
+        f"merged-{name[:32]}",
+        replace(one.event, user_id=user_id, timestamp=time),
+        one.request_id,
+        {**(one.context or {}), MERGED_FROM: session_id},
+    )
 
 
 def logged(event: EventIn) -> LoggedEvent:
@@ -66,21 +80,47 @@ def logged(event: EventIn) -> LoggedEvent:
 
 
 async def accept(call: Call, batch: Sequence[LoggedEvent]) -> EventsOut:
-    """Append to the durable log, then take in what is new."""
-    tenant = call.tenant
+    """Append to the durable log, then take in what is new.
+
+    Raises:
+        Problem: 422 if an item is unknown and may not be created.
+    """
+    tenant, items = call.tenant, {one.event.item_id for one in batch}
+    known = tenant.live.knows(items)
+    if not known:
+        await asyncio.to_thread(_create, call, items)
     told = await tenant.store.log.append_async(tenant.name, batch, now=call.now)
-    fresh = [
-        LoggedEvent(
-            one.event_id, one.event, one.request_id, one.context, seq=was.seq, received=call.now
-        )
+    # One that is there already may not have been taken in when it was: a failure came between.
+    stored = [
+        replace(one, seq=was.seq, received=call.now)
         for one, was in zip(batch, told, strict=True)
-        if was.outcome is Outcome.NEW
+        if was.outcome in (Outcome.NEW, Outcome.REPLAY)
     ]
-    tenant.live.take(fresh, now=call.now)
+    if known:
+        tenant.live.take(stored, now=call.now)
+    else:  # which takes a while, if their texts are encoded
+        await asyncio.to_thread(tenant.live.take, stored, now=call.now)
     return EventsOut(
-        accepted=len(fresh),
+        accepted=sum(was.outcome is Outcome.NEW for was in told),
         events=[_out(one.event_id, was) for one, was in zip(batch, told, strict=True)],
     )
+
+
+def _create(call: Call, item_ids: set[str]) -> None:
+    """Write those of the items that were never written; what was deleted stays so."""
+    tenant, items = call.tenant, call.tenant.store.items
+    if tenant.live.config.create_items:
+        new = [Entry(item_id) for item_id in sorted(item_ids)]
+        items.add(tenant.name, new, now=call.now)
+        return
+    missing = item_ids - tenant.live.model.data.item_index.keys()
+    missing -= items.get(tenant.name, missing).keys()
+    if missing:
+        raise refused(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            f"no item has the id {min(missing)!r} ({len(missing)} are unknown): write items before "
+            "their events, or set service.create_items",
+        )
 
 
 def _out(event_id: str, was: Appended) -> EventOut:

@@ -12,7 +12,7 @@ import numpy as np
 from starlette.responses import Response
 
 from steerec.contracts import Choice, Query, Slate
-from steerec.engine import browsing
+from steerec.engine import browsing, past
 from steerec.engine.serving import Served
 from steerec.errors import SteerecError
 from steerec.service.calls import Call
@@ -116,7 +116,7 @@ async def get_latest(call: Call) -> ScoredOut:
 
 async def get_explain(call: Call) -> ExplainOut:
     """What a past list was made from: weights, context, every item's parts, and the draw."""
-    told = call.tenant.live.explain(call.path["request_id"])
+    told = past.explain(call.tenant.live, call.path["request_id"])
     if told is None:
         raise refused(
             HTTPStatus.NOT_FOUND,
@@ -138,7 +138,7 @@ async def _recommend(call: Call, wanted: RecommendIn) -> SlateOut | Response:
     )
     out = _out(served.slate, _applied(served, wanted, call), _next(served))
     if key is None:
-        _log(call, served.impression)
+        log_impression(call, served.impression)
         return out
     body = msgspec.json.encode(out)
     answer = Kept(key, call.request_id, _asked(wanted), body)
@@ -146,7 +146,10 @@ async def _recommend(call: Call, wanted: RecommendIn) -> SlateOut | Response:
         call.tenant.name, served.impression, answer=answer
     )
     log.debug("recommend seconds=%.4f", time.perf_counter() - began)
-    return _sent(earlier.answer if earlier is not None else body)
+    if earlier is None:
+        return _sent(body)
+    _check_same(earlier, wanted)  # two came at once
+    return _sent(earlier.answer)
 
 
 def query_of(call: Call, wanted: RecommendIn) -> Query:
@@ -183,16 +186,16 @@ async def _page(call: Call, token: str, n: int | None) -> SlateOut:
             HTTPStatus.NOT_FOUND, "this list is over or is not this user's: ask for a new one"
         )
     n = n or pages[0].more["n"]
-    page = live.page(request_id, start=start, n=n, now=call.now)
+    page = past.page(live, request_id, start=start, n=n, now=call.now)
     assert page is not None, "its first page is there"
-    _log(call, page)
+    log_impression(call, page)
     parts = browsing.parts_of(pages[0], page)
     slate = Slate(request_id, page.version, parts, epoch=page.epoch, arm=page.arm or "live")
     more = start + n < len(pages[0].pool)
     return _out(slate, {}, f"{request_id}.{start + n}" if more else None)
 
 
-def _log(call: Call, impression: Impression) -> None:
+def log_impression(call: Call, impression: Impression) -> None:
     """Store an impression without keeping its reader waiting; a loss is counted, never silent."""
     telemetry, name = call.tenant.telemetry, call.tenant.name
 
@@ -219,12 +222,16 @@ def _kept(call: Call, key: str, wanted: RecommendIn) -> Response | None:
     earlier = call.tenant.store.shown.answered(call.tenant.name, key)
     if earlier is None:
         return None
+    _check_same(earlier, wanted)
+    return _sent(earlier.answer)
+
+
+def _check_same(earlier: Kept, wanted: RecommendIn) -> None:
     if earlier.asked != _asked(wanted):
         raise refused(
             HTTPStatus.CONFLICT,
-            f"Idempotency-Key {key!r} was used for another request: take a new key for each",
+            f"Idempotency-Key {earlier.key!r} was used for another request: take a new one",
         )
-    return _sent(earlier.answer)
 
 
 def _asked(wanted: RecommendIn) -> bytes:

@@ -75,6 +75,24 @@ class Catalogue:
         with self._database.write() as connection:
             return self._put(connection, tenant, list(rows.values()))
 
+    def add(self, tenant: str, entries: Sequence[Entry], *, now: float) -> int:
+        """Insert those whose ids are new; deleted ones stay deleted. Returns how many were new.
+
+        Raises:
+            DataError, StorageError: as `upsert`.
+        """
+        t = self._table
+        rows = {entry.id: self._to_row(tenant, entry, now) for entry in entries}
+        with self._database.write() as connection:
+            self._database.lock_tenant(connection, tenant)
+            for chunk in in_chunks(list(rows)):
+                there = sa.select(t.c.id).where(t.c.tenant == tenant, t.c.id.in_(chunk))
+                for entry_id in connection.execute(there).scalars().all():
+                    del rows[entry_id]
+            if rows:
+                self._put(connection, tenant, list(rows.values()))
+        return len(rows)
+
     def patch(
         self, tenant: str, entry_id: str, changes: Mapping[str, Any], *, now: float
     ) -> Entry | None:
