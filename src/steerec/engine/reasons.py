@@ -24,6 +24,7 @@ BY_PERSON = {
 ASKED = 2  # heads asked for events, those with the largest shares: asking costs time,
 SLOW = ("als",)  # and these solve a system for each item
 MOST_EVENTS = 3
+AT_ONCE = 64  # items whose events are held at once
 
 
 @dataclass(frozen=True)
@@ -53,49 +54,84 @@ class Reasons:
         Args:
             sources: of each item, head name → its share w_k z_k of the item's score, in nats.
         """
-        own, place = np.unique(person.history.item_idx, return_inverse=True)
         return [
-            self._of(person, item_idx, shares, now, (own, place))
-            for item_idx, shares in zip(items.tolist(), sources, strict=True)
+            reason
+            for start in range(0, len(items), AT_ONCE)
+            for reason in self._some(
+                person, items[start : start + AT_ONCE], sources[start : start + AT_ONCE], now
+            )
         ]
 
-    def _of(
+    def _some(
         self,
         person: Person,
-        item_idx: int,
-        sources: Mapping[str, float],
+        items: Indices,
+        sources: Sequence[Mapping[str, float]],
         now: float,
-        own: tuple[Indices, NDArray[np.int64]],
-    ) -> Reason:
-        """Args: own: the history's items, and the place among them of each event's."""
-        spoke = sorted((n for n in sources if sources[n] > 0), key=lambda n: -sources[n])
-        events = np.zeros(len(person.history))
-        anchor: int | None = None
-        for name in [n for n in spoke if n not in SLOW][:ASKED]:
-            shares = self._shares(name, person, item_idx)
-            events += sources[name] * shares
-            if name == spoke[0] and shares.any():
-                anchor = int(person.history.item_idx[_newest_max(shares)])
-        because = tuple(str(self.panel.model.data.item_ids[i]) for i in _strongest(*own, events))
-        lead = spoke[0] if spoke else ""
-        return Reason(self._sentence(lead, item_idx, anchor, person.history, now), because)
+    ) -> list[Reason]:
+        """`of_all` for a few items, whose events are summed at once."""
+        history, wanted = person.history, items.tolist()
+        spoke = [
+            sorted((n for n in told if told[n] > 0), key=told.__getitem__, reverse=True)
+            for told in sources
+        ]
+        shares = self._shares(person, wanted, spoke)
+        weight = np.zeros(shares.shape[:2])
+        for row, (told, names) in enumerate(zip(sources, spoke, strict=True)):
+            for rank, name in enumerate(_asked(names)):
+                weight[row, rank] = told[name]
+        events = (weight[:, :, None] * shares).sum(axis=1)
+        newest = _newest_max(shares[:, 0])
+        liked = set(history.item_idx[history.weight > 0].tolist())
+        ids = self.panel.model.data.item_ids
+        return [
+            Reason(
+                self._sentence(
+                    names[0] if names else "",
+                    item_idx,
+                    int(history.item_idx[at]) if at >= 0 and names[0] not in SLOW else None,
+                    history,
+                    now,
+                    known=item_idx in liked,
+                ),
+                tuple(str(ids[i]) for i in found),
+            )
+            for item_idx, names, at, found in zip(
+                wanted, spoke, newest, _strongest(history.item_idx, events), strict=True
+            )
+        ]
 
-    def _shares(self, name: str, person: Person, item_idx: int) -> NDArray[np.float64]:
-        """(n_events,): how much each event spoke for the item, summing to 1 or all 0."""
-        shares = np.zeros(len(person.history))
-        if len(person.history) == 0:
+    def _shares(
+        self, person: Person, items: Sequence[int], spoke: Sequence[Sequence[str]]
+    ) -> NDArray[np.float64]:
+        """(n_items, ASKED, n_events): how much each event spoke for each item, by the heads asked.
+
+        Of one head and one item they sum to 1, or all are 0.
+        """
+        n_events = len(person.history)
+        shares = np.zeros((len(items), ASKED, n_events))
+        if n_events == 0:
             return shares
-        told = self.panel.because(name, person.states[name], item_idx)
-        n = min(len(told), len(shares))  # a state may hold the newest events only
-        if n:
-            shares[-n:] = np.fmax(told[-n:], 0.0)  # NaN: 0
-        shares /= max(float(shares.sum()), 1e-300)
+        for row, (item_idx, names) in enumerate(zip(items, spoke, strict=True)):
+            for rank, name in enumerate(_asked(names)):
+                told = self.panel.because(name, person.states[name], item_idx)
+                if n := min(len(told), n_events):  # a state may hold the newest events only
+                    shares[row, rank, -n:] = told[-n:]
+        np.fmax(shares, 0.0, out=shares)  # NaN: 0
+        shares /= np.maximum(shares.sum(axis=2, keepdims=True), 1e-300)
         return shares
 
     def _sentence(
-        self, head: str, item_idx: int, anchor: int | None, history: History, now: float
+        self,
+        head: str,
+        item_idx: int,
+        anchor: int | None,
+        history: History,
+        now: float,
+        *,
+        known: bool,
     ) -> str:
-        known = _own(history, item_idx).any()
+        """Args: known: whether it is among the person's own events, liked."""
         if head == "repeat" or (known and (head == "content" or anchor in (None, item_idx))):
             return _returned(history, item_idx, now)
         if head == "trending":
@@ -152,19 +188,34 @@ def _without_events(head: str) -> str:
     return f"Suggested by {head}."
 
 
-def _newest_max(shares: NDArray[np.float64]) -> int:
-    return len(shares) - 1 - int(np.argmax(shares[::-1]))
+def _asked(spoke: Sequence[str]) -> list[str]:
+    """The heads that are asked for events, of those that spoke for an item."""
+    return [name for name in spoke if name not in SLOW][:ASKED]
 
 
-def _strongest(own: Indices, place: NDArray[np.int64], events: NDArray[np.float64]) -> list[int]:
-    """At most three items whose events spoke most, the strongest first; ties by index.
+def _newest_max(shares: NDArray[np.float64]) -> list[int]:
+    """Of each row the place of the largest share, the newest of equal ones; -1 where all are 0."""
+    n_events = shares.shape[1]
+    if n_events == 0:
+        return [-1] * len(shares)
+    at = n_events - 1 - np.argmax(shares[:, ::-1], axis=1)
+    found: list[int] = np.where(shares.any(axis=1), at, -1).tolist()
+    return found
+
+
+def _strongest(history: Indices, events: NDArray[np.float64]) -> list[list[int]]:
+    """Of each row at most three items whose events spoke most, strongest first; ties by index.
 
     Args:
-        own: (n_own,) items of the history, rising.
-        place: (n_events,) whose event each is, as a place in `own`.
+        history: (n_events,) whose event each is.
+        events: (n_rows, n_events).
     """
-    if not events.any():
-        return []
-    total = np.bincount(place, events)
-    order = np.argsort(-np.round(total, 9), kind="stable")[:MOST_EVENTS]
-    return [int(own[i]) for i in order if total[i] > 0]
+    own, place = np.unique(history, return_inverse=True)
+    if len(own) == 0:
+        return [[] for _ in events]
+    places = place + len(own) * np.arange(len(events))[:, None]
+    total = np.bincount(places.ravel(), events.ravel(), events.shape[0] * len(own))
+    total = total.reshape(len(events), len(own))
+    order = np.argsort(-np.round(total, 9), axis=1, kind="stable")[:, :MOST_EVENTS]
+    told = np.take_along_axis(total, order, axis=1) > 0
+    return [own[row[known]].tolist() for row, known in zip(order, told, strict=True)]
