@@ -403,10 +403,12 @@ class Live:
 
 
 def columns_of(entry: Entry) -> dict[str, object]:
-    """The attributes as columns of the items' table; labels as tags where there are none."""
+    """The attributes as columns of the items' table, with labels as tags, and `published`."""
     columns = dict(entry.attributes)
     if entry.labels:
         columns.setdefault("tags", list(entry.labels))
+    if entry.published is not None:
+        columns.setdefault("published", entry.published)
     return columns
 
 

@@ -1,6 +1,7 @@
 """What is known of each user now: stored history plus live events, and every head's state."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import RLock
@@ -8,7 +9,7 @@ from zlib import crc32
 
 import numpy as np
 
-from steerec.contracts import About, Event, History
+from steerec.contracts import About, Event, History, Indices
 from steerec.data.dataset import DEFAULT_WEIGHTS
 from steerec.engine.panel import Panel, States
 
@@ -117,6 +118,27 @@ class People:
                 self._live[user_id] = NOBODY  # in place of what was fitted
                 self._forgotten.add(user_idx)
             self._held.pop(user_id, None)
+
+    def unlearn(self, user_id: str, item_idx: Indices, kept: Sequence[tuple[Event, int]]) -> None:
+        """Take items out of a user's history, but for the events that are kept.
+
+        What the heads counted of all users stays until the next fit.
+        """
+        with self._lock:
+            was = self.history(user_id)
+            stays = ~np.isin(was.item_idx, item_idx)
+            history = History(
+                was.item_idx[stays],
+                was.weight[stays],
+                was.time[stays],
+                was.basket[stays],
+                was.user_idx,
+                was.about,
+            )
+            for event, at in kept:
+                history = _in_order(_joined(history, self._row(event, at, was.user_idx)))
+            self._live[user_id] = history
+            self._hold(user_id, Person(history, self.panel.start(history)))
 
     def live(self) -> dict[str, History]:
         """user_id → all events of each user who did something since the fit."""

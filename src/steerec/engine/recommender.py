@@ -159,6 +159,13 @@ class Recommender:
         """Drop a user's live events and states; what heads learnt of them is not undone."""
         self._people.forget(user_id)
 
+    def unlearn(self, user_id: str, item_ids: Iterable[str], kept: Iterable[Event]) -> None:
+        """Take items out of a user's history, but for the events that are kept."""
+        index = self.model.data.item_index
+        gone = np.array([index[i] for i in item_ids if i in index], np.int32)
+        stay = [(event, index[event.item_id]) for event in kept if event.item_id in index]
+        self._people.unlearn(user_id, gone, stay)
+
     def grown(self, model: Model, *, anew: bool = False) -> "Recommender":
         """The same over a model that `growth.changed` made of this one; all learnt is kept.
 

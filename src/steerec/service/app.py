@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from steerec.service import catalogue, events, lists, operations, people, strategy
 from steerec.service.calls import Counter, Route
+from steerec.service.gorse import routes as gorse
 from steerec.service.openapi import document
 from steerec.service.problems import refused
 from steerec.service.schemas import (
@@ -164,7 +165,7 @@ def create_app(counter: Counter, *, beside: Sequence[Beside] = ()) -> FastAPI:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     app = FastAPI(title="steerec", version=__version__, lifespan=life, redoc_url=None)
-    for route in ROUTES:
+    for route in (*ROUTES, *gorse.routes()):
         app.add_route(route.path, counter.endpoint(route), methods=[route.method])
     described = document(ROUTES)
     app.openapi = lambda: described  # type: ignore[method-assign]

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from steerec.service.gate import Caller, Gate
 from steerec.service.problems import Problem, problem_of, refused
-from steerec.service.schemas import Answer, Body, Nothing
+from steerec.service.schemas import Answer, Nothing
 from steerec.service.telemetry import Telemetry
 from steerec.service.tenants import Tenant, Tenants
 
@@ -66,7 +66,7 @@ class Route:
     scope: str
     answer: type[Answer] | None
     tag: str
-    query: type[Body] = Nothing
+    query: type[msgspec.Struct] = Nothing
     body: type[Any] | None = None
     many: type[Any] | None = None
     status: HTTPStatus = HTTPStatus.OK

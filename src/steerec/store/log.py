@@ -16,6 +16,8 @@ from steerec.store.schema import events, tenants
 from steerec.store.tombstones import erased_among
 from steerec.store.values import check_id, check_number, from_json, to_json
 
+Key = tuple[str, str | None, str | None]  # a user; an item or all; a kind of event or all
+
 _CONTENT = ("user_id", "item_id", "event", "value", "timestamp", "basket", "request_id", "context")
 
 
@@ -90,6 +92,25 @@ class EventLog:
             empty.set_result([])
             return empty
         return self._writer.submit(self._write, tenant, rows)
+
+    def retract(self, tenant: str, keys: Sequence[Key]) -> int:
+        """Delete events, as if they had never come; how many there were.
+
+        Unlike those of an erased user they may be sent again.
+
+        Raises:
+            StorageError: if the database failed; nothing was deleted.
+        """
+        n_gone = 0
+        with self.database.write() as connection:
+            self.database.lock_tenant(connection, tenant)
+            for user_id, item_id, kind in dict.fromkeys(keys):
+                named = [events.c.tenant == tenant, events.c.user_id == user_id]
+                named += [events.c.item_id == item_id] if item_id is not None else []
+                named += [events.c.event == kind] if kind is not None else []
+                n_gone += connection.execute(sa.delete(events).where(*named)).rowcount
+            count(connection, tenant, n_events=-n_gone)
+        return n_gone
 
     def read(self, tenant: str, *, after: int = 0, limit: int = 1_000) -> list[LoggedEvent]:
         """At most `limit` events with a seq above `after`, in order."""
