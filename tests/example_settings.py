@@ -120,8 +120,8 @@ def _toml(value):
         return str(value).lower()
     if isinstance(value, int | float):
         return f"{value:_}" if abs(value) >= 10_000 else repr(value)
-    if isinstance(value, str):
-        return json.dumps(value)
+    if isinstance(value, str | Path):
+        return json.dumps(str(value))
     return f"[{', '.join(_toml(v) for v in value)}]"
 
 

@@ -123,6 +123,9 @@ class ServiceConfig:
 
     Attributes:
         keys: whether callers need an API key; without, it listens on this machine only.
+        workers: processes that answer; more than one need PostgreSQL and Redis.
+        snapshots: folder of the models that refits make, one below it for each tenant; the newest
+            is loaded at the next start. Machines that serve together share it.
     """
 
     host: str = "127.0.0.1"  # address to listen on
@@ -137,6 +140,10 @@ class ServiceConfig:
     create_items: bool = True  # events of items that were never written make them
     refit_hour: float = 3.0  # hour of the day, UTC, of the nightly refit; below 0: never
     refit_events: int = 200  # events after which a service that began with nothing fits first
+    refit_threads: int = 1  # threads a refit computes on, at low priority
+    workers: int = 1
+    snapshots: Path = Path("snapshots")
+    snapshots_kept: int = 2  # of each tenant; older ones hold erased persons' data for longer
     retention: RetentionConfig = field(default_factory=RetentionConfig)  # what the store keeps
 
     def __post_init__(self) -> None:
@@ -151,6 +158,11 @@ class ServiceConfig:
             raise ConfigError(
                 f"refit_hour={self.refit_hour}, refit_events={self.refit_events}: expected below "
                 "24, and at least 1"
+            )
+        if min(self.refit_threads, self.workers, self.snapshots_kept) < 1:
+            raise ConfigError(
+                f"refit_threads={self.refit_threads}, workers={self.workers}, snapshots_kept="
+                f"{self.snapshots_kept}: expected at least 1"
             )
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ConfigError("tls_certificate and tls_key: give both or none")

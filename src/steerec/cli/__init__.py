@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from steerec.cli import ask, demo, intake, learn, search, serve, simulate
+from steerec.cli import ask, demo, intake, learn, refit, search, serve, simulate
 from steerec.cli.show import notes_on_stderr
 from steerec.cli.threads import sleep_while_waiting
 from steerec.errors import SteerecError
@@ -71,6 +71,7 @@ learn.register(app)
 search.register(app)
 ask.register(app)
 serve.register(app)
+refit.register(app)
 simulate.register(app)
 
 

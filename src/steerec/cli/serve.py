@@ -55,7 +55,7 @@ def serve(
     settings = replace(settings, service=replace(settings.service, **told))
     model = _sample_model(settings) if sample else None
     began = time.perf_counter()
-    service = build(settings, snapshot=snapshot, model=model)
+    service = build(settings, snapshot=snapshot, model=model, file=config)
     where = f"http://{settings.service.host}:{settings.service.port}"
     show.out().print(f"Ready in {time.perf_counter() - began:.1f} s: {where}/docs")
     if model is not None:

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -282,12 +282,20 @@ class Live:
             self._state.recommender.forget(user_id)
             return told
 
-    def swap(self, model: Model, *, now: float) -> None:
+    def swap(
+        self, model: Model, *, now: float, ready: Callable[["Live"], None] | None = None
+    ) -> None:
         """Answer from another model from now on; what came after its data is taken in first.
 
         Requests wait for the last few events only.
+
+        Args:
+            ready: called with the engine over the new model before that answers anybody, to say
+                by which strategy it does.
         """
         fresh = Live(self.tenant, self.store, model, self.config, now=now, encoder=self.encoder)
+        if ready is not None:
+            ready(fresh)
         with self._catalogue, self._lock:
             fresh.follow(now=now)
             self._state = fresh._state

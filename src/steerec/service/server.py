@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -13,11 +14,11 @@ from fastapi import FastAPI
 from steerec.config import Settings
 from steerec.contracts import Encoder
 from steerec.engine.model import Model
-from steerec.engine.snapshot import load_snapshot
 from steerec.engine.texts import encoder_of, opened_encoder
 from steerec.service.app import Beside, create_app, keeping_up
 from steerec.service.calls import Counter
 from steerec.service.gate import OWNER, Gate
+from steerec.service.refits import Refits
 from steerec.service.telemetry import Telemetry
 from steerec.service.tenants import Tenants
 from steerec.store import Store, open_store
@@ -38,6 +39,7 @@ class Service:
     tenants: Tenants
     counter: Counter
     beside: tuple[Beside, ...]
+    refits: Refits
 
     def app(self) -> FastAPI:
         """The ASGI app."""
@@ -54,32 +56,41 @@ def build(
     snapshot: Path | None = None,
     model: Model | None = None,
     clock: Callable[[], float] = time.time,
+    file: Path | None = None,
 ) -> Service:
     """Open the store, load the model, and replay what the log holds beyond it.
 
     Args:
-        snapshot: folder of the owner's model; None: `model`, or it starts from nothing.
+        snapshot: folder of the owner's model, unless a refit made a later one; None: `model`, the
+            newest of the refits, or it starts from nothing.
+        model: the owner's, which is not fitted again.
+        file: settings file that refits read; None: the default one, if it is there.
     Raises:
         ConfigError, StorageError, SnapshotError, EncoderError: whatever cannot be opened.
     """
-    if snapshot is not None:
-        model = load_snapshot(snapshot)
     store = open_store(settings.deployment.database_url or DEFAULT_STORE)
+    refits = Refits(settings, store, clock, snapshot=snapshot, fixed=model, file=file)
+    owned = refits.load(OWNER)
     telemetry = Telemetry()
     tenants = Tenants(
         store,
-        lambda name: model if name == OWNER else None,
+        lambda name: owned if name == OWNER else refits.load(name),
         settings.live_config(),
         clock=clock,
         telemetry=telemetry,
-        encoder=_encoder(settings, model),
+        encoder=_encoder(settings, owned),
     )
     service = settings.service
     gate = Gate(store.keys if service.keys else None, service.calls_per_s, service.burst)
     counter = Counter(tenants, gate, telemetry, clock, service.most_body_bytes)
     others = settings.deployment.redis_url is not None
-    beside = (keeping_up(tenants, clock, others=others), _trimming(settings, tenants, clock))
-    return Service(settings, store, tenants, counter, beside)
+    beside = (
+        keeping_up(tenants, clock, others=others),
+        _trimming(settings, tenants, clock),
+        refits.schedule,
+        partial(refits.watch, tenants),
+    )
+    return Service(settings, store, tenants, counter, beside, refits)
 
 
 def run(service: Service) -> None:

@@ -141,6 +141,12 @@ class EventLog:
             found = [_from_row(row) for row in connection.execute(wanted)]
         return found[::-1]
 
+    def count(self, tenant: str, *, after: int = 0) -> int:
+        """How many events have a seq above `after`."""
+        wanted = sa.select(sa.func.count()).where(events.c.tenant == tenant, events.c.seq > after)
+        with self.database.read() as connection:
+            return int(connection.execute(wanted).scalar_one())
+
     def last_seq(self, tenant: str) -> int:
         """The newest place given to any row of the tenant; 0 before the first."""
         wanted = sa.select(tenants.c.last_seq).where(tenants.c.tenant == tenant)

@@ -1,0 +1,92 @@
+"""The verb refit: the served model fitted again, as the service does it by itself."""
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steerec.cli import options, show
+
+if TYPE_CHECKING:
+    from steerec.config import Settings
+    from steerec.engine.refit import RefitConfig
+
+PRIORITY = 10  # added to the niceness: whoever answers requests goes first
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(
+        epilog="Examples:\n\n"
+        "steerec refit\n\n"
+        "steerec refit --tenant shop --from snapshot/ --threads 2"
+    )(refit)
+
+
+def refit(
+    *,
+    tenant: Annotated[str, typer.Option(help="Whose model.")] = "default",
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="SNAPSHOT",
+            help="The model that serves; else the newest that refits made.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of all tenants' snapshots; else as [service] snapshots says."),
+    ] = None,
+    heads: options.Heads = "",
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+    config: options.Config = None,
+) -> None:
+    """Fit a served model again with the events since, and keep it for services to swap in.
+
+    Services that run take the new model up within a second, without dropping a request.
+    """
+    import numpy as np
+
+    from steerec.engine import refit as engine
+    from steerec.engine.shelf import Shelf
+    from steerec.engine.snapshot import load_snapshot
+    from steerec.errors import SnapshotError
+    from steerec.service.server import DEFAULT_STORE
+    from steerec.store import open_store
+
+    os.nice(PRIORITY)
+    settings = options.settings_of(config, threads=threads)
+    told = _config(settings, options.names(heads))
+    shelf = Shelf(out or settings.service.snapshots, settings.service.snapshots_kept)
+    store = open_store(settings.deployment.database_url or DEFAULT_STORE)
+    try:
+        with shelf.alone(tenant) as alone, show.progress() as step:
+            if not alone:
+                raise SnapshotError(f"{tenant} is being fitted by another process: wait for it")
+            found = shelf.load(tenant) if from_ is None else (from_, load_snapshot(from_))
+            base = None if found is None else found[1]
+            rng = np.random.default_rng(seed)
+            made = engine.refit(store, tenant, base, told, rng, now=time.time(), progress=step)
+            folder = shelf.put(tenant, made.model, now=time.time())
+    finally:
+        store.close()
+    show.out().print(
+        f"{made.model.data.n_events:,} events, {made.n_new:,} of them new: strategy "
+        f"{made.version.version}, snapshot {folder}/"
+    )
+
+
+def _config(settings: "Settings", heads: tuple[str, ...]) -> "RefitConfig":
+    from steerec.engine.refit import RefitConfig
+
+    return RefitConfig(
+        fit=settings.fit_config(heads),
+        encoder=settings.encoder,
+        cache_dir=settings.cache_dir,
+        weights=settings.data.weights,
+        template=settings.data.template,
+    )
