@@ -119,6 +119,10 @@ class People:
                 self._forgotten.add(user_idx)
             self._held.pop(user_id, None)
 
+    def forgotten(self) -> frozenset[int]:
+        """Rows of the fitted data that must not be told of any more."""
+        return frozenset(self._forgotten)
+
     def unlearn(self, user_id: str, item_idx: Indices, kept: Sequence[tuple[Event, int]]) -> None:
         """Take items out of a user's history, but for the events that are kept.
 
