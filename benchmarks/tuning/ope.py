@@ -5,7 +5,8 @@
     python benchmarks/tuning/ope.py --figure
 
 A run goes on from what is stored, so that it may be stopped at any time. Each pair of policies has
-a log of its own; pairs from 100,000 on were used to settle the estimators and are never reported.
+a log of its own; pairs below 300 and from 100,000 on were used to settle the estimators and are
+never reported.
 """
 
 import argparse
@@ -252,7 +253,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--world", choices=("jester", "films", "shop", "coat"), default="jester")
     parser.add_argument("--slates", type=int, default=10_000)
     parser.add_argument("--pairs", type=int, default=200)
-    parser.add_argument("--first", type=int, default=0, help="number of the first pair")
+    parser.add_argument("--first", type=int, default=300, help="number of the first pair")
     parser.add_argument("--limit-s", type=float, default=540, help="stop after this and store")
     parser.add_argument("--fresh", action="store_true", help="do not go on from what is stored")
     parser.add_argument("--figure", action="store_true", help="only draw what is stored")

@@ -16,7 +16,7 @@ from steerec.tuning.ope.log import Array
 
 # Parameters of taming as shares of the number of slates, which bounds weights near its square root
 # (Ionides 2008, Truncated importance sampling): bias and variance then fall together.
-SHARES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
+SHARES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 # Reference → its kin, tamed more. The first holds if rewards
 # depend on the items above, the second only if they depend on item and place.
 REFERENCES = {"dros": ("dros", "switch_dr"), "place_dros": ("place_dros",)}
