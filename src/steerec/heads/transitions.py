@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -13,9 +14,17 @@ from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead
-from steerec.heads.histories import blank, decayed, recency_rows
+from steerec.heads.histories import Rows, blank, decayed, recency_rows
 from steerec.heads.lags import Steps, Weighing, count_pairs, count_within
-from steerec.heads.linear import Weights, ask, column, load_weights, neighbours, save_weights
+from steerec.heads.linear import (
+    NEWEST,
+    Weights,
+    ask,
+    column,
+    load_weights,
+    neighbours,
+    save_weights,
+)
 
 MERGE = 50_000  # live pairs held apart before they are merged into the counts
 
@@ -51,6 +60,8 @@ class Transitions(HistoryHead):
         counts: (n_items, n_items) float32, row = earlier item, faded by steps between.
         out: (n_items,) float64, row sums of `counts`.
         known: (n_items,) bool, items that had an event.
+        _live: earlier item → later item → weight counted since the last merge, where `counts`
+            are sparse; dense ones are added to at once.
 
     Source: Markov chains over decayed gaps, as the sequential rules of Ludewig and Jannach 2018,
         Evaluation of session-based recommendation algorithms, section 3.
@@ -62,8 +73,8 @@ class Transitions(HistoryHead):
     counts: Weights
     out: np.ndarray
     known: np.ndarray
-    _live: list[tuple[int, int, float]] = field(default_factory=list)
-    _fresh: sparse.csr_matrix | None = None
+    _live: dict[int, dict[int, float]] = field(default_factory=dict)
+    _n_live: int = 0  # pairs in it, as they were counted
 
     @property
     def n_items(self) -> int:
@@ -89,17 +100,23 @@ class Transitions(HistoryHead):
     def observe(self, state: History, event: History) -> None:
         """See Head: counts the pairs of the new event with the newest ones before it."""
         before = state.last(self.config.steps)
-        faded = _fading(self.config)
-        for later in event.item_idx[event.weight > 0]:
+        liked = before.item_idx[before.weight > 0][::-1]
+        inside = (liked >= 0) & (liked < self.n_items)
+        faded = _fading(self.config)[1 : len(liked) + 1][inside]
+        liked = liked[inside]
+        for later in event.item_idx[event.weight > 0].tolist():
             if not 0 <= later < self.n_items:
                 continue
             self.known[later] = True
-            liked = before.item_idx[before.weight > 0][::-1]
-            for place, earlier in enumerate(liked, start=1):
-                self._live.append((int(earlier), int(later), float(faded[place])))
-                self.out[earlier] += faded[place]
-        self._fresh = None
-        if len(self._live) >= MERGE:
+            np.add.at(self.out, liked, faded)
+            if not sparse.issparse(self.counts):
+                np.add.at(self.counts, (liked, later), faded)
+                continue
+            for earlier, weight in zip(liked.tolist(), faded.tolist(), strict=True):
+                row = self._live.setdefault(earlier, {})
+                row[later] = row.get(later, 0.0) + weight
+            self._n_live += len(liked)
+        if self._n_live >= MERGE:
             self._merge()
 
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
@@ -110,7 +127,8 @@ class Transitions(HistoryHead):
         asked = replace(query, data=told.astype(np.float32))
         scores = ask(asked, self.counts, items)
         if self._live:
-            scores = scores + ask(asked, self._live_counts(), items)
+            live = self._live_scores(asked)
+            scores = scores + (live if items is None else live[:, items])
         scores[:, ~(self.known if items is None else self.known[items])] = np.nan
         return blank(scores, query)
 
@@ -119,8 +137,9 @@ class Transitions(HistoryHead):
         found = neighbours(state, self.counts)
         if found is None or not self._live:
             return found
-        live = neighbours(state, self._live_counts())
-        return found if live is None else np.union1d(found, live)
+        rows = (self._live.get(item, {}) for item in set(state.item_idx[-NEWEST:].tolist()))
+        live = sorted({later for row in rows for later in row})
+        return np.union1d(found, np.array(live, np.int32))
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head."""
@@ -130,22 +149,26 @@ class Transitions(HistoryHead):
         spoke[len(state) - len(items) :] = faded * share
         return spoke
 
-    def _live_counts(self) -> sparse.csr_matrix:
-        if self._fresh is None:
-            row, col, weight = zip(*self._live, strict=True)
-            self._fresh = sparse.coo_matrix(
-                (np.array(weight, np.float32), (row, col)), shape=(self.n_items, self.n_items)
-            ).tocsr()
-        return self._fresh
+    def _live_scores(self, asked: Rows) -> Floats:
+        """(n_queries, n_items): asked @ what was counted live."""
+        scores = np.zeros((len(asked.indptr) - 1, self.n_items), np.float32)
+        of = np.repeat(np.arange(len(scores)), np.diff(asked.indptr))
+        for row, item, weight in zip(of, asked.indices.tolist(), asked.data, strict=True):
+            if live := self._live.get(item):
+                later = np.fromiter(live, np.int32, len(live))
+                scores[row, later] += weight * np.fromiter(live.values(), np.float32, len(live))
+        return scores
 
     def _merge(self) -> None:
-        """Add the live pairs to the counts; dense counts stay an array, in their place."""
-        if self._live and sparse.issparse(self.counts):
-            self.counts = self.counts + self._live_counts()
-        elif self._live:
-            row, col, weight = zip(*self._live, strict=True)
-            np.add.at(self.counts, (np.array(row), np.array(col)), np.array(weight, np.float32))
-        self._live, self._fresh = [], None
+        """Add the live pairs to the counts."""
+        if self._live:
+            sizes = [len(row) for row in self._live.values()]
+            rows = np.repeat(np.fromiter(self._live, np.int32, len(sizes)), sizes)
+            columns = np.fromiter(chain.from_iterable(self._live.values()), np.int32, sum(sizes))
+            weights = np.array([w for row in self._live.values() for w in row.values()], np.float32)
+            shape = (self.n_items, self.n_items)
+            self.counts = self.counts + sparse.coo_matrix((weights, (rows, columns)), shape).tocsr()
+        self._live, self._n_live = {}, 0
 
     def save(self, folder: Path) -> None:
         """See Head: live counts are merged first."""

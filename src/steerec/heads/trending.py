@@ -99,9 +99,11 @@ class Trending(HistoryHead):
         liked = (event.weight > 0) & (event.item_idx >= 0) & (event.item_idx < self.n_items)
         items, times = event.item_idx[liked], event.time[liked]
         for row, n in zip(self.firsts, self.config.first, strict=True):
-            row += np.bincount(items, minlength=self.n_items) * (len(state) < n)
+            if len(state) < n:
+                np.add.at(row, items, 1.0)
         if np.isnan(self.clock):
-            self.counts += np.bincount(items, minlength=self.n_items)
+            for row in self.counts:
+                np.add.at(row, items, 1.0)
             return
         half_lives = np.array(self.config.half_lives_days) * DAY_S
         ages = (times[None] - self.clock) / half_lives[:, None]
