@@ -51,3 +51,24 @@ class QueueFullError(SteerecError):
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class ServiceError(SteerecError):
+    """A service refused a call, or did not answer it.
+
+    Attributes:
+        status: of the answer; None: there was none.
+        detail: what was given, what was expected, what to do.
+        instance: the id under which the service's logs speak of the call.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        detail: str = "",
+        instance: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.detail, self.instance = status, detail, instance

@@ -1,8 +1,10 @@
 """Routes that answer with lists: recommend, rank, similar, popular, latest, explain."""
 
+import asyncio
 import hashlib
 import logging
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from http import HTTPStatus
 from typing import Any
@@ -116,12 +118,13 @@ async def get_latest(call: Call) -> ScoredOut:
 
 async def get_explain(call: Call) -> ExplainOut:
     """What a past list was made from: weights, context, every item's parts, and the draw."""
-    told = past.explain(call.tenant.live, call.path["request_id"])
+    request_id = call.path["request_id"]
+    told = past.explain(call.tenant.live, request_id) if await _pages(call, request_id) else None
     if told is None:
         raise refused(
             HTTPStatus.NOT_FOUND,
-            f"no list has the request id {call.path['request_id']!r}: it was not served here, its "
-            "user was erased, or retention has dropped it",
+            f"no list has the request id {request_id!r}: it was not served here, its user was "
+            "erased, or retention has dropped it",
         )
     return msgspec.convert(told, ExplainOut)
 
@@ -179,7 +182,7 @@ async def _page(call: Call, token: str, n: int | None) -> SlateOut:
             HTTPStatus.UNPROCESSABLE_ENTITY, f"next={token!r}: expected `next` of an answer"
         )
     start, live = int(told), call.tenant.live
-    pages = call.tenant.store.shown.get(call.tenant.name, request_id)
+    pages = await _pages(call, request_id)
     own = pages and pages[0].user_id == call.path["user_id"]
     if not own or call.now - pages[0].time > PAGES_S:
         raise refused(
@@ -193,6 +196,15 @@ async def _page(call: Call, token: str, n: int | None) -> SlateOut:
     slate = Slate(request_id, page.version, parts, epoch=page.epoch, arm=page.arm or "live")
     more = start + n < len(pages[0].pool)
     return _out(slate, {}, f"{request_id}.{start + n}" if more else None)
+
+
+async def _pages(call: Call, request_id: str) -> Sequence[Impression]:
+    """The pages of a list; one that was served just now may still be on its way to the disk."""
+    store, name = call.tenant.store, call.tenant.name
+    if found := store.shown.get(name, request_id):
+        return found
+    await asyncio.wrap_future(store.writer.submit(lambda *_: [None], name, [None]))
+    return store.shown.get(name, request_id)
 
 
 def log_impression(call: Call, impression: Impression) -> None:
