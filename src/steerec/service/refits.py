@@ -241,6 +241,12 @@ class Refits:
         given = {"STEEREC_DATABASE_URL": url, "STEEREC_CACHE_DIR": cache and str(cache)}
         return {**os.environ, **{name: value for name, value in given.items() if value}}
 
+    def close(self) -> None:
+        """Let another process start refits."""
+        if self._leads is not None:
+            self._leads.close()
+            self._leads = None
+
     def _lead(self) -> bool:
         """Whether this process starts refits: the first that holds the lock, while it lives."""
         if self._leads is None:

@@ -47,6 +47,7 @@ class Service:
 
     def close(self) -> None:
         """Write what waits and close the store."""
+        self.refits.close()
         self.store.close()
 
 
