@@ -28,6 +28,7 @@ HOMES = {
     "matplotlib": ("evaluation",),
     "alembic": ("store",),
     "optuna": ("engine",),
+    **dict.fromkeys(("redis", "aiokafka"), ("service",)),
 }
 SLOW = {"torch", "sentence_transformers", "transformers"}  # only inside functions, but for
 NETWORKS = {  # modules of trained heads, which the tables load by name when they are asked for

@@ -8,6 +8,8 @@ import typer
 from steerec.cli import options, show
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from steerec.config import Settings
     from steerec.engine.model import Model
 
@@ -38,6 +40,10 @@ def serve(
     ] = False,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes; more than one need PostgreSQL and Redis."),
+    ] = None,
     config: options.Config = None,
 ) -> None:
     """Serve recommendations over HTTP: every event that is accepted counts on the next list.
@@ -50,9 +56,12 @@ def serve(
     from steerec.service.telemetry import log_as_json
 
     settings = options.settings_of(config)
-    told: dict[str, Any] = {"host": host, "port": port}
+    told: dict[str, Any] = {"host": host, "port": port, "workers": workers}
     told = {name: value for name, value in told.items() if value is not None}
     settings = replace(settings, service=replace(settings.service, **told))
+    if settings.service.workers > 1:
+        _serve_many(settings, snapshot, config, sample=sample)
+        return
     model = _sample_model(settings) if sample else None
     began = time.perf_counter()
     service = build(settings, snapshot=snapshot, model=model, file=config)
@@ -62,6 +71,20 @@ def serve(
         _print_requests(where, str(model.data.user_ids[0]), str(model.data.item_ids[0]))
     log_as_json()
     run(service)
+
+
+def _serve_many(
+    settings: "Settings", snapshot: "Path | None", config: "Path | None", *, sample: bool
+) -> None:
+    from steerec.service.telemetry import log_as_json
+    from steerec.service.workers import Told, run_many
+
+    if sample:
+        raise typer.BadParameter("--sample is served by one process: leave out --workers")
+    where = f"{settings.service.host}:{settings.service.port}"
+    show.out().print(f"{settings.service.workers} processes on {where}")
+    log_as_json()
+    run_many(Told(settings, snapshot, config))
 
 
 @key.command("create")

@@ -66,6 +66,13 @@ def ensure_promoted(live: Live, store: Store, *, now: float) -> None:
     live.follow_strategy(from_json(current.strategy, current.version))
 
 
+def follow_current(live: Live, store: Store) -> None:
+    """Follow what others put in force; one for another model waits for its snapshot."""
+    current = store.strategies.current(live.tenant)
+    if current is not None and fits(current, live):
+        live.follow_strategy(from_json(current.strategy, current.version))
+
+
 def _stored_with(live: Live, store: Store) -> StrategyVersion | None:
     """The version that a refit stored for the model that serves; None for other models."""
     told = live.model.strategy

@@ -44,6 +44,7 @@ from steerec.service.schemas import (
     VersionOut,
 )
 from steerec.service.tenants import Tenants
+from steerec.service.wakes import Wakes
 from steerec.version import __version__
 
 log = logging.getLogger(__name__)
@@ -200,17 +201,14 @@ async def _kept_up(run: Beside) -> None:
         await asyncio.sleep(1.0)
 
 
-def keeping_up(tenants: Tenants, clock: Callable[[], float], *, others: bool) -> Beside:
-    """Take in new items with their texts, and what other processes wrote, several times a second.
-
-    Args:
-        others: whether other processes write to the same store.
-    """
+def keeping_up(tenants: Tenants, clock: Callable[[], float], wakes: Wakes) -> Beside:
+    """Take in new items with their texts, and what others wrote, several times a second."""
 
     async def keep_up() -> None:
         while True:
-            await asyncio.sleep(0.05)
+            names = await wakes.wait()
             for tenant in tenants:
+                others = names is None or tenant.name in names
                 await asyncio.to_thread(tenant.keep_up, clock(), others=others)
 
     return keep_up

@@ -85,6 +85,7 @@ class Counter:
 
     Attributes:
         most_bytes: of a body.
+        written: told the tenant of each call that may have written something.
     """
 
     tenants: Tenants
@@ -92,6 +93,7 @@ class Counter:
     telemetry: Telemetry
     clock: Callable[[], float]
     most_bytes: int
+    written: Callable[[str], None] = lambda tenant: None
 
     def endpoint(self, route: Route) -> Callable[[Request], Awaitable[Response]]:
         """The function that serves a route."""
@@ -112,6 +114,8 @@ class Counter:
                     now=self.clock(),
                 )
                 response = _answered(await route.handle(call), route.status)
+                if route.method != "GET" and route.scope not in ("read", "open"):
+                    self.written(caller.tenant)
             except ClientDisconnect:
                 response = Response(status_code=499)
             except Exception as error:  # whatever happens, the caller gets a problem and we a line

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from threading import Lock
 
+from steerec.errors import StorageError
 from steerec.service.problems import refused
 from steerec.store.keys import ApiKey, ApiKeys
 
@@ -22,6 +23,7 @@ SCOPES: Mapping[str, str] = {
 }
 OWNER = "default"  # the tenant of a service without keys
 KEPT_S = 10.0  # a key that was good is not looked up again for so long
+STALE_S = 3_600.0  # and not believed for longer while the store is away
 MOST_KEPT = 10_000
 
 
@@ -102,7 +104,12 @@ class Gate:
             held = self._known.get(digest)
             if held is not None and self.clock() - held[0] < KEPT_S:
                 return held[1]
-        key = self.keys.check(text)
+        try:
+            key = self.keys.check(text)
+        except StorageError:
+            if held is None or self.clock() - held[0] >= STALE_S:
+                raise
+            return held[1]  # lists go on from memory while the store is away
         if key is None or not hmac.compare_digest(digest, hashlib.sha256(text.encode()).digest()):
             raise refused(
                 HTTPStatus.UNAUTHORIZED,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from steerec.service.gate import OWNER, Gate
 from steerec.service.refits import Refits
 from steerec.service.telemetry import Telemetry
 from steerec.service.tenants import Tenants
+from steerec.service.wakes import Wakes
 from steerec.store import Store, open_store
 
 log = logging.getLogger(__name__)
@@ -83,10 +85,13 @@ def build(
     )
     service = settings.service
     gate = Gate(store.keys if service.keys else None, service.calls_per_s, service.burst)
-    counter = Counter(tenants, gate, telemetry, clock, service.most_body_bytes)
-    others = settings.deployment.redis_url is not None
+    # A server may have other writers; a file of SQLite is this process's own.
+    wakes = Wakes(tenants, url=settings.deployment.redis_url, others=store.database.path is None)
+    counter = Counter(tenants, gate, telemetry, clock, service.most_body_bytes, written=wakes.tell)
     beside = (
-        keeping_up(tenants, clock, others=others),
+        keeping_up(tenants, clock, wakes),
+        wakes.publish,
+        wakes.listen,
         _trimming(settings, tenants, clock),
         refits.schedule,
         partial(refits.watch, tenants),
@@ -94,8 +99,12 @@ def build(
     return Service(settings, store, tenants, counter, beside, refits)
 
 
-def run(service: Service) -> None:
-    """Answer until the process is told to stop, then finish what was begun."""
+def run(service: Service, *, listening: socket.socket | None = None) -> None:
+    """Answer until the process is told to stop, then finish what was begun.
+
+    Args:
+        listening: a socket that other processes answer on too; None: one of its own.
+    """
     service.tenants.open_now(OWNER)
     told = service.settings.service
     config = uvicorn.Config(
@@ -109,7 +118,7 @@ def run(service: Service) -> None:
         ssl_keyfile=told.tls_key,
     )
     try:
-        uvicorn.Server(config).run()
+        uvicorn.Server(config).run(None if listening is None else [listening])
     finally:
         service.close()
 

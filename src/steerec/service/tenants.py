@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from steerec.contracts import Encoder
 from steerec.engine.live import Live, LiveConfig
 from steerec.engine.model import Model
-from steerec.engine.strategies import ensure_promoted
+from steerec.engine.strategies import ensure_promoted, follow_current
 from steerec.errors import StorageError
 from steerec.service.telemetry import Telemetry
 from steerec.store import Store
@@ -17,7 +17,7 @@ from steerec.store import Store
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tenant:
     """A tenant's engine and the store it shares with others; every call to it names the tenant."""
 
@@ -27,6 +27,7 @@ class Tenant:
     telemetry: Telemetry
     _woken: threading.Event = field(default_factory=threading.Event)
     _away: dict[str, str] = field(default_factory=dict)
+    _seen: int = -1  # the store's newest place when it was last followed
 
     def wake(self) -> None:
         """The catalogue has changed: take it in soon."""
@@ -35,8 +36,10 @@ class Tenant:
     def keep_up(self, now: float, *, others: bool) -> None:
         """Take in what the catalogue's writers and, with `others`, other processes have stored."""
         try:
+            if "store" in self._away:
+                self._seen = min(self._seen, self.store.last_seq(self.name) - 1)  # is it back?
             if others:
-                self.live.follow(now=now)
+                self._follow(now)
             elif self._woken.is_set():
                 self._woken.clear()
                 self.live.follow_items(now=now)
@@ -45,6 +48,23 @@ class Tenant:
             if "store" not in self._away:
                 log.error("tenant=%s store=away error=%s", self.name, e)
             self._away["store"] = str(e)
+
+    def _follow(self, now: float) -> None:
+        """Take in all that is new in the store, and the strategy that is in force there."""
+        newest = self.store.last_seq(self.name)
+        if newest == self._seen:
+            return
+        self.live.follow(now=now)
+        follow_current(self.live, self.store)
+        self._seen = newest
+
+    def missed(self, what: str, why: str) -> None:
+        """Something this process works with is away."""
+        self._away[what] = why
+
+    def found(self, what: str) -> None:
+        """It is there again."""
+        self._away.pop(what, None)
 
     def degraded(self) -> list[str]:
         """What is away, while lists are still made from memory."""

@@ -1,0 +1,134 @@
+"""Several processes on one socket: each answers by itself, the store and Redis keep them one."""
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from steerec.config import Settings
+from steerec.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.2
+AGAIN_S = 1.0  # before a worker that ended is started anew
+GRACE_S = 15.0  # for a worker to finish what it began
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a worker needs to build its service."""
+
+    settings: Settings
+    snapshot: Path | None = None
+    file: Path | None = None
+
+
+def check_shared(settings: Settings) -> None:
+    """Refuse several processes without what they share.
+
+    Raises:
+        ConfigError: if the store is no PostgreSQL, or there is no Redis.
+    """
+    url, redis = settings.deployment.database_url, settings.deployment.redis_url
+    missing = [] if (url or "").startswith("postgres") else ["PostgreSQL (STEEREC_DATABASE_URL)"]
+    missing += [] if redis else ["Redis (STEEREC_REDIS_URL)"]
+    if missing:
+        raise ConfigError(
+            f"workers={settings.service.workers} need {' and '.join(missing)}: processes share "
+            "their state through both; set them, or serve with one process"
+        )
+
+
+def run_many(told: Told) -> None:
+    """Answer with several processes until this one is told to stop.
+
+    A worker that dies is replaced; one that cannot begin ends all.
+
+    Raises:
+        ConfigError: if what they share is missing.
+    """
+    check_shared(told.settings)
+    service = told.settings.service
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    with _listening(service.host, service.port) as listening:
+        _supervise(told, listening, stop)
+
+
+def _supervise(told: Told, listening: socket.socket, stop: threading.Event) -> None:
+    def start() -> SpawnProcess:
+        context = multiprocessing.get_context("spawn")
+        made = context.Process(target=work, args=(told, listening, os.getpid()))
+        made.start()
+        return made
+
+    workers = [start() for _ in range(told.settings.service.workers)]
+    began = time.monotonic()
+    while not stop.wait(LOOK_S):
+        for at, worker in enumerate(workers):
+            if worker.exitcode is None:
+                continue
+            log.error("worker=%d ended=%s", at, worker.exitcode)
+            if time.monotonic() - began < GRACE_S:
+                stop.set()
+            elif not stop.wait(AGAIN_S):
+                workers[at] = start()
+    _end(workers)
+
+
+def _end(workers: list[SpawnProcess]) -> None:
+    for worker in workers:
+        if worker.exitcode is None:
+            worker.terminate()
+    until = time.monotonic() + GRACE_S
+    for worker in workers:
+        worker.join(max(0.0, until - time.monotonic()))
+        if worker.exitcode is None:
+            log.error("worker_pid=%s killed=1 it did not end in %s s", worker.pid, GRACE_S)
+            worker.kill()
+            worker.join()
+
+
+def work(told: Told, listening: socket.socket, parent: int) -> None:
+    """One worker, in its own process."""
+    from steerec.service.server import build, run
+    from steerec.service.telemetry import log_as_json
+
+    log_as_json()
+    service = build(told.settings, snapshot=told.snapshot, file=told.file)
+    run(replace(service, beside=(*service.beside, ending_with(parent))), listening=listening)
+
+
+def ending_with(parent: int) -> Callable[[], Awaitable[None]]:
+    """Beside a worker: tell it to stop when the process that started it is gone."""
+
+    async def watch() -> None:
+        while os.getppid() == parent:
+            await asyncio.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    return watch
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host, port))
+    except OSError as e:
+        made.close()
+        raise ConfigError(f"host={host!r}, port={port} cannot be listened on ({e})") from e
+    made.listen(2_048)
+    return made

@@ -1,0 +1,220 @@
+"""Several processes over one PostgreSQL and one Redis, and both of them away for a while."""
+
+import asyncio
+import contextlib
+import time
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from live_servers import postgres_running, redis_running
+from service_worlds import own_model
+from steerec.config import Deployment, ServiceConfig, Settings
+from steerec.encoders import EncoderConfig
+from steerec.errors import ConfigError
+from steerec.service.server import build
+from steerec.service.workers import check_shared
+from steerec.store import open_store
+
+MOST_S = 0.1  # until an event to one process shows in another's list; with five times the slack
+
+
+@pytest.fixture(scope="module")
+def redis_server():
+    with redis_running() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where snapshots are kept
+
+
+def settings_of(url, redis_url=None, **service):
+    return Settings(
+        deployment=Deployment(database_url=url, redis_url=redis_url),
+        encoder=EncoderConfig(encoder="none"),
+        service=ServiceConfig(**service),
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(settings):
+    """Calls to a process's service, with all that runs beside it."""
+    service = build(settings, model=own_model())
+    service.tenants.open_now("default")
+    app = service.app()
+    transport = httpx.ASGITransport(app)
+    try:
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://one") as client,
+        ):
+            client.live = service.tenants.open_now("default").live
+            yield client
+    finally:
+        service.close()
+
+
+async def until(true, *, most_s=20.0):
+    """Seconds until an awaited condition holds."""
+    began = time.monotonic()
+    while not await true():
+        assert time.monotonic() - began < most_s
+        await asyncio.sleep(0.002)
+    return time.monotonic() - began
+
+
+async def ids(client, user):
+    answer = await client.get(f"/api/recommend/{user}", params={"n": 50, "repeats": False})
+    assert answer.status_code == 200, answer.text
+    return [choice["item_id"] for choice in answer.json()["items"]]
+
+
+async def click(client, user, item, **more):
+    body = {"user_id": user, "item_id": item, "event": "purchase", **more}
+    answer = await client.post("/api/events", json=body)
+    return answer.status_code
+
+
+async def ready(client):
+    answer = await client.get("/api/health/ready")
+    assert answer.status_code == 200
+    return answer.json()["degraded"]
+
+
+async def shown(client, user, item):
+    return item in await ids(client, user)
+
+
+async def lag(one, other, user):
+    """Seconds until the best item of a user's list is off the other's list once it is bought."""
+    item = (await ids(other, user))[0]
+    before = other.live.applied["events"]
+
+    async def followed():
+        return other.live.applied["events"] > before
+
+    assert await click(one, user, item) == 200
+    seconds = await until(followed)
+    assert not await shown(other, user, item)
+    return seconds
+
+
+def test_an_event_to_one_process_shows_in_the_list_of_the_other(postgres_url, redis_server):
+    settings = settings_of(postgres_url, redis_server.url)
+
+    async def run():
+        async with running(settings) as one, running(settings) as other:
+            await until(lambda: _there(one))
+            await until(lambda: _there(other))
+            return [await lag(one, other, f"u{n:04d}") for n in range(10)]
+
+    seconds = sorted(asyncio.run(run()))
+    assert seconds[len(seconds) // 2] < 5 * MOST_S, seconds
+
+
+async def _there(client):
+    return not await ready(client)
+
+
+def test_items_and_erasures_reach_the_other_process_too(postgres_url, redis_server):
+    settings = settings_of(postgres_url, redis_server.url)
+
+    async def run():
+        async with running(settings) as one, running(settings) as other:
+            item = (await ids(other, "u0001"))[0]
+            answer = await one.patch(f"/api/items/{item}", json={"hidden": True})
+            assert answer.status_code == 404  # of the model only: the store has it not
+            answer = await one.post("/api/items", json={"id": item, "hidden": True})
+            assert answer.status_code == 200
+
+            async def hidden():
+                return not await shown(other, "u0002", item)
+
+            await until(hidden)
+            bought = (await ids(other, "u0003"))[0]
+            await lag(one, other, "u0003")
+            assert (await one.delete("/api/users/u0003/data")).status_code == 200
+            await until(lambda: shown(other, "u0003", bought))
+
+    asyncio.run(run())
+
+
+def test_without_redis_others_are_looked_for_and_it_comes_back(postgres_url):
+    async def run():
+        with redis_running() as redis:
+            settings = settings_of(postgres_url, redis.url)
+            async with running(settings) as one, running(settings) as other:
+                await until(lambda: _there(other))
+                redis.stop()
+                await until(lambda: _away(other, "redis"))
+                await lag(one, other, "u0004")
+                redis.start()
+                await until(lambda: _there(other))
+                await lag(one, other, "u0005")
+
+    asyncio.run(run())
+
+
+async def _away(client, what):
+    return any(why.startswith(what) for why in await ready(client))
+
+
+def test_a_lone_process_on_postgres_needs_no_redis(postgres_url):
+    async def run():
+        settings = settings_of(postgres_url)
+        async with running(settings) as one, running(settings) as other:
+            await lag(one, other, "u0006")
+
+    asyncio.run(run())
+
+
+def check_store_away(tmp_path, *, away_s):
+    """Lists go on, writes are refused, nothing acknowledged is lost, and it recovers by itself."""
+
+    async def run():
+        with postgres_running(tmp_path) as postgres:
+            settings = settings_of(postgres.url, keys=True)
+            store = open_store(postgres.url)
+            key, _ = store.keys.issue("default", ["read", "events"], now=time.time())
+            store.close()
+            async with running(settings) as one:
+                one.headers["X-API-Key"] = key
+                assert await click(one, "ann", "i0001", event_id="before") == 200
+                await asyncio.to_thread(postgres.stop)
+                began, refused = time.monotonic(), 0
+                await until(lambda: _away(one, "store"))
+                while time.monotonic() - began < away_s or refused < 3:
+                    assert len(await ids(one, "u0001")) == 50
+                    assert await click(one, "ann", "i0002", event_id=f"away{refused}") == 503
+                    refused += 1
+                await asyncio.to_thread(postgres.start)
+                await until(lambda: _there(one))
+                assert await click(one, "ann", "i0003", event_id="after") == 200
+                assert await click(one, "ann", "i0002", event_id="away0") == 200
+            store = open_store(postgres.url)
+            kept = [logged.event_id for logged in store.log.of_user("default", "ann")]
+            store.close()
+            assert kept == ["before", "after", "away0"]
+
+    asyncio.run(run())
+
+
+def test_the_database_may_be_away_for_a_moment(tmp_path):
+    check_store_away(tmp_path, away_s=0.5)
+
+
+@pytest.mark.slow
+def test_the_database_may_be_away_for_half_a_minute(tmp_path):
+    check_store_away(tmp_path, away_s=30.0)
+
+
+def test_several_workers_need_what_they_share():
+    settings = settings_of("sqlite:///x.db", workers=2)
+    with pytest.raises(ConfigError, match=r"PostgreSQL .* and Redis"):
+        check_shared(settings)
+    half = replace(settings, deployment=Deployment(database_url="postgresql://db/x"))
+    with pytest.raises(ConfigError, match=r"need Redis \(STEEREC_REDIS_URL\)"):
+        check_shared(half)
