@@ -53,6 +53,7 @@ def _bars(errors: Any, covers: Any, result: dict[str, Any]) -> None:
     ]
     errors.barh(names, mean, xerr=reach, color=colours)
     errors.set_xscale("log")
+    errors.set_xlim(1e-3, 1.5)
     errors.set_title(
         f"{result['world']}, {result['slates']:,} slates\n{len(result['pairs'])} pairs"
     )
