@@ -340,6 +340,8 @@ def test_a_session_is_answered_without_its_own_items_and_leaves_no_user(shop, it
         {"session": [items[1], items[2]], "exclude": [items[5]], "n": 3, "repeats": False},
     ).json()
     assert [one["Id"] for one in found] == [one["item_id"] for one in own["items"]]
+    bare = [{"ItemId": one["ItemId"], "FeedbackType": one["FeedbackType"]} for one in visit[::-1]]
+    assert call(shop, "POST", "/session/recommend/?n=3", bare) == found
     assert call(shop, "GET", "/user/0/feedback") == []
 
 

@@ -15,7 +15,7 @@ from steerec.errors import DataError, UnknownItemError
 from steerec.service import lists
 from steerec.service.calls import Call
 from steerec.service.gorse.rows import sent
-from steerec.service.gorse.shapes import GorseFeedback, GorseQuery, among, logged
+from steerec.service.gorse.shapes import GorseQuery, SessionFeedback, among, seconds_of
 from steerec.store.log import LoggedEvent, Outcome
 
 SCENARIO = "gorse"  # [scenarios.gorse] sets how lists of this dialect are made
@@ -38,12 +38,10 @@ async def get_recommend(call: Call) -> Response:
 
 async def post_session(call: Call) -> Response:
     """The best items for a visit, told as feedback."""
-    body: list[GorseFeedback] = call.body
+    body: list[SessionFeedback] = call.body
     weights = {**DEFAULT_WEIGHTS, **call.tenant.live.model.data.kind_weights}
-    visit = sorted(
-        (logged(one, now=call.now).event for one in body), key=lambda event: event.timestamp or 0.0
-    )
-    liked = tuple(one.item_id for one in visit if weights.get(one.event, 1.0) > 0)
+    visit = sorted(body, key=lambda one: seconds_of(one.timestamp) or call.now)
+    liked = tuple(one.item_id for one in visit if weights.get(one.feedback_type, 1.0) > 0)
     seen = frozenset(one.item_id for one in visit)
     return sent(_recommended(call, Query(session=liked, exclude=seen)))
 

@@ -12,6 +12,7 @@ from steerec.service.gorse.shapes import (
     GorseQuery,
     GorseUser,
     ItemPatch,
+    SessionFeedback,
     UserPatch,
 )
 
@@ -25,6 +26,7 @@ def _route(
 
 
 _FEEDBACK: Any = list[GorseFeedback]
+_SESSION: Any = list[SessionFeedback]
 _ITEM, _USER = "/item/{item_id}", "/user/{user_id}"
 _PAIR = "/{user_id}/{item_id}"
 
@@ -58,8 +60,8 @@ TABLE: tuple[Route, ...] = (
     _route("POST", "/bulk/feedback", rows.post_bulk_feedback, "events"),
     _route("GET", "/recommend/{user_id}", lists.get_recommend, "read"),
     _route("GET", "/recommend/{user_id}/{category}", lists.get_recommend, "read"),
-    _route("POST", "/session/recommend", lists.post_session, "read", _FEEDBACK),
-    _route("POST", "/session/recommend/{category}", lists.post_session, "read", _FEEDBACK),
+    _route("POST", "/session/recommend", lists.post_session, "read", _SESSION),
+    _route("POST", "/session/recommend/{category}", lists.post_session, "read", _SESSION),
     _route("GET", _ITEM + "/neighbors", lists.get_item_neighbours, "read"),
     _route("GET", _ITEM + "/neighbors/{category}", lists.get_item_neighbours, "read"),
     _route("GET", "/item-to-item/{name}/{item_id}", lists.get_item_neighbours, "read"),

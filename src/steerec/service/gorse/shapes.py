@@ -73,6 +73,14 @@ class GorseFeedback(Struct, rename="pascal", kw_only=True):
     comment: str | None = ""
 
 
+class SessionFeedback(Struct, rename="pascal", kw_only=True):
+    """What an anonymous visitor did with an item; whose id it names makes no difference."""
+
+    item_id: Id
+    feedback_type: Annotated[str, Meta(max_length=64)] = ""
+    timestamp: str | None = ""
+
+
 class GorseQuery(Struct, kw_only=True, rename=lambda name: name.replace("_", "-")):
     """Parameters of any list or page; others are passed over, as gorse does."""
 
