@@ -118,6 +118,31 @@ class FitSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StreamsConfig:
+    """Events that come by other ways than HTTP.
+
+    Attributes:
+        redis_stream: Redis Stream to read, at STEEREC_REDIS_URL; empty: none.
+        kafka_servers: such as `kafka-1:9092,kafka-2:9092`; empty: none.
+        group: of consumers; services of one group share the events among them.
+    """
+
+    redis_stream: str = ""
+    kafka_servers: str = ""
+    kafka_topic: str = "events"
+    group: str = "steerec"
+    tenant: str = "default"  # whose events they are
+    at_once: int = 500  # events stored together
+
+    def __post_init__(self) -> None:
+        if self.at_once < 1 or not self.group or (self.kafka_servers and not self.kafka_topic):
+            raise ConfigError(
+                f"streams: at_once={self.at_once}, group={self.group!r}, kafka_topic="
+                f"{self.kafka_topic!r}: expected at least 1, and names"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServiceConfig:
     """How `steerec serve` listens, and what it refuses.
 
@@ -145,6 +170,7 @@ class ServiceConfig:
     snapshots: Path = Path("snapshots")
     snapshots_kept: int = 2  # of each tenant; older ones hold erased persons' data for longer
     retention: RetentionConfig = field(default_factory=RetentionConfig)  # what the store keeps
+    streams: StreamsConfig = field(default_factory=StreamsConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65_536 or not 0 <= self.metrics_port < 65_536:

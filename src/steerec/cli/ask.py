@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerec.cli import options, show
+from steerec.data.counted import counted
 
 if TYPE_CHECKING:
-    from steerec.contracts import Slate
+    from steerec.contracts import Query, Slate
     from steerec.engine.recommender import Recommender
 
 _HISTORY = 5  # newest events shown above a list
@@ -19,6 +20,15 @@ _About = Annotated[
 _Tell = Annotated[
     list[str] | None,
     typer.Option(metavar="COLUMN=VALUE", help="What is known of a new user, such as age=30."),
+]
+_Session = Annotated[str, typer.Option(metavar="A,B", help="Item ids of this visit, oldest first.")]
+_Repeats = Annotated[
+    bool | None,
+    typer.Option("--repeats/--no-repeats", help="Whether known items may come again."),
+]
+_All = Annotated[bool, typer.Option("--all", help="For every user of the snapshot; needs --out.")]
+_Lists = Annotated[
+    Path | None, typer.Option("--out", help="With --all: Parquet file, one row for each place.")
 ]
 _Filters = Annotated[
     list[str] | None,
@@ -32,7 +42,7 @@ def register(app: typer.Typer) -> None:
         epilog="Examples:\n\n"
         "steerec recommend --snapshot snapshot/ --user u00042 -n 5\n\n"
         'steerec recommend --snapshot snapshot/ --session p00007 --filter "brand=Oskartis|Solimund"'
-        "\n\n"
+        "\n\nsteerec recommend --snapshot snapshot/ --all --out lists.parquet\n\n"
         'steerec recommend --snapshot snapshot/ --about "something for the garden, no wool"'
     )(recommend)
     app.command(epilog="Example:\n\nsteerec similar --snapshot snapshot/ --item p00007 -n 5")(
@@ -43,9 +53,7 @@ def register(app: typer.Typer) -> None:
 def recommend(
     snapshot: options.Snapshot,
     user: Annotated[str | None, typer.Option(help="A user's id; unknown ones are new.")] = None,
-    session: Annotated[
-        str, typer.Option(metavar="A,B", help="Item ids of this visit, oldest first.")
-    ] = "",
+    session: _Session = "",
     n: options.Count = 10,
     exclude: Annotated[str, typer.Option(metavar="A,B", help="Item ids never to show.")] = "",
     where: _Filters = None,
@@ -53,17 +61,16 @@ def recommend(
     tell: _Tell = None,
     config: options.Config = None,
     *,
-    repeats: Annotated[
-        bool | None,
-        typer.Option("--repeats/--no-repeats", help="Whether known items may come again."),
-    ] = None,
+    repeats: _Repeats = None,
+    everybody: _All = False,
+    out: _Lists = None,
     json: options.AsJson = False,
 ) -> None:
-    """List items for a user, a session or both, each with its reason."""
+    """List items for a user, a session or both, each with its reason; or for all users at once."""
     from steerec.contracts import Query
 
-    if user is None and not session and not about and not tell:
-        raise typer.BadParameter("name --user, --session, --about or --tell")
+    one = bool(user is not None or session or about or tell)
+    _check_who(one=one, everybody=everybody, out=out)
     recommender = _open(snapshot, config, encoder=bool(about))
     query = Query(
         user_id=user,
@@ -75,12 +82,32 @@ def recommend(
         about=about or None,
         attributes=parse_attributes(tell or []),
     )
+    if out is not None:
+        _write_lists(recommender, query, out)
+        return
     slate = recommender.recommend(query)
     if json:
         typer.echo(show.as_json(asdict(slate)))
         return
     _print_history(recommender, user)
     _print_slate(recommender, slate)
+
+
+def _check_who(*, one: bool, everybody: bool, out: Path | None) -> None:
+    if one == everybody:
+        raise typer.BadParameter("name --user, --session, --about or --tell, or else --all")
+    if everybody != (out is not None):
+        raise typer.BadParameter("--all and --out FILE belong together")
+
+
+def _write_lists(recommender: "Recommender", query: "Query", out: Path) -> None:
+    from steerec.engine.batch import lists_for_all, write_parquet
+
+    with show.progress() as step:
+        table = lists_for_all(recommender, query, progress=step)
+        write_parquet(table, out)
+    n_users = recommender.model.data.n_users
+    show.out().print(f"{counted(n_users, 'user')}, {counted(len(table), 'row')} in {out}")
 
 
 def similar(

@@ -11,7 +11,9 @@ from steerec.cli import options, show
 
 if TYPE_CHECKING:
     from steerec.config import Settings
-    from steerec.engine.refit import RefitConfig
+    from steerec.engine.refit import RefitConfig, Refitted
+    from steerec.engine.shelf import Shelf
+    from steerec.store import Store
 
 PRIORITY = 10  # added to the niceness: whoever answers requests goes first
 
@@ -49,12 +51,7 @@ def refit(
 
     Services that run take the new model up within a second, without dropping a request.
     """
-    import numpy as np
-
-    from steerec.engine import refit as engine
     from steerec.engine.shelf import Shelf
-    from steerec.engine.snapshot import load_snapshot
-    from steerec.errors import SnapshotError
     from steerec.service.server import DEFAULT_STORE
     from steerec.store import open_store
 
@@ -64,20 +61,39 @@ def refit(
     shelf = Shelf(out or settings.service.snapshots, settings.service.snapshots_kept)
     store = open_store(settings.deployment.database_url or DEFAULT_STORE)
     try:
-        with shelf.alone(tenant) as alone, show.progress() as step:
-            if not alone:
-                raise SnapshotError(f"{tenant} is being fitted by another process: wait for it")
-            found = shelf.load(tenant) if from_ is None else (from_, load_snapshot(from_))
-            base = None if found is None else found[1]
-            rng = np.random.default_rng(seed)
-            made = engine.refit(store, tenant, base, told, rng, now=time.time(), progress=step)
-            folder = shelf.put(tenant, made.model, now=time.time())
+        made, folder = _fit(store, shelf, tenant, from_, told, seed=seed)
     finally:
         store.close()
     show.out().print(
         f"{made.model.data.n_events:,} events, {made.n_new:,} of them new: strategy "
         f"{made.version.version}, snapshot {folder}/"
     )
+
+
+def _fit(
+    store: "Store",
+    shelf: "Shelf",
+    tenant: str,
+    base: Path | None,
+    config: "RefitConfig",
+    *,
+    seed: int,
+) -> "tuple[Refitted, Path]":
+    """Fit and keep, unless another process does."""
+    import numpy as np
+
+    from steerec.engine.refit import refit as fit_again
+    from steerec.engine.snapshot import load_snapshot
+    from steerec.errors import SnapshotError
+
+    with shelf.alone(tenant) as alone, show.progress() as step:
+        if not alone:
+            raise SnapshotError(f"{tenant} is being fitted by another process: wait for it")
+        found = shelf.load(tenant) if base is None else (base, load_snapshot(base))
+        rng = np.random.default_rng(seed)
+        model = None if found is None else found[1]
+        made = fit_again(store, tenant, model, config, rng, now=time.time(), progress=step)
+        return made, shelf.put(tenant, made.model, now=time.time())
 
 
 def _config(settings: "Settings", heads: tuple[str, ...]) -> "RefitConfig":

@@ -11,6 +11,7 @@ from steerec.contracts import Event
 from steerec.service.calls import Call
 from steerec.service.problems import refused
 from steerec.service.schemas import EventIn, EventOut, EventsIn, EventsOut, MergeIn
+from steerec.service.tenants import Tenant
 from steerec.store.catalogue import Entry
 from steerec.store.log import Appended, LoggedEvent, Outcome
 
@@ -85,33 +86,38 @@ async def accept(call: Call, batch: Sequence[LoggedEvent]) -> EventsOut:
     Raises:
         Problem: 422 if an item is unknown and may not be created.
     """
-    tenant, items = call.tenant, {one.event.item_id for one in batch}
+    return await take_in(call.tenant, batch, now=call.now)
+
+
+async def take_in(tenant: Tenant, batch: Sequence[LoggedEvent], *, now: float) -> EventsOut:
+    """The same for events that come by other ways than calls."""
+    items = {one.event.item_id for one in batch}
     known = tenant.live.knows(items)
     if not known:
-        await asyncio.to_thread(_create, call, items)
-    told = await tenant.store.log.append_async(tenant.name, batch, now=call.now)
+        await asyncio.to_thread(_create, tenant, items, now)
+    told = await tenant.store.log.append_async(tenant.name, batch, now=now)
     # One that is there already may not have been taken in when it was: a failure came between.
     stored = [
-        replace(one, seq=was.seq, received=call.now)
+        replace(one, seq=was.seq, received=now)
         for one, was in zip(batch, told, strict=True)
         if was.outcome in (Outcome.NEW, Outcome.REPLAY)
     ]
     if known:
-        tenant.live.take(stored, now=call.now)
+        tenant.live.take(stored, now=now)
     else:  # which takes a while, if their texts are encoded
-        await asyncio.to_thread(tenant.live.take, stored, now=call.now)
+        await asyncio.to_thread(tenant.live.take, stored, now=now)
     return EventsOut(
         accepted=sum(was.outcome is Outcome.NEW for was in told),
         events=[_out(one.event_id, was) for one, was in zip(batch, told, strict=True)],
     )
 
 
-def _create(call: Call, item_ids: set[str]) -> None:
+def _create(tenant: Tenant, item_ids: set[str], now: float) -> None:
     """Write those of the items that were never written; what was deleted stays so."""
-    tenant, items = call.tenant, call.tenant.store.items
+    items = tenant.store.items
     if tenant.live.config.create_items:
         new = [Entry(item_id) for item_id in sorted(item_ids)]
-        items.add(tenant.name, new, now=call.now)
+        items.add(tenant.name, new, now=now)
         return
     missing = item_ids - tenant.live.model.data.item_index.keys()
     missing -= items.get(tenant.name, missing).keys()

@@ -20,6 +20,7 @@ from steerec.service.app import Beside, create_app, keeping_up
 from steerec.service.calls import Counter
 from steerec.service.gate import OWNER, Gate
 from steerec.service.refits import Refits
+from steerec.service.streams import readers
 from steerec.service.telemetry import Telemetry
 from steerec.service.tenants import Tenants
 from steerec.service.wakes import Wakes
@@ -93,6 +94,7 @@ def build(
         wakes.publish,
         wakes.listen,
         _trimming(settings, tenants, clock),
+        *readers(settings, tenants, wakes.tell, clock),
         refits.schedule,
         partial(refits.watch, tenants),
     )

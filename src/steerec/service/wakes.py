@@ -67,7 +67,7 @@ class Wakes:
         """Pass on what `tell` was told, for as long as the service runs."""
         if self._url is None:
             return await _for_ever()
-        client = _client(self._url)
+        client = redis_client(self._url)
         try:
             while True:
                 await self._told.wait()
@@ -76,7 +76,7 @@ class Wakes:
                 try:
                     for name in sorted(names):
                         await client.publish(CHANNEL, name)
-                except _failures() as e:
+                except redis_failures() as e:
                     self._lost(e)  # they look by themselves
         finally:
             await client.aclose()
@@ -86,16 +86,16 @@ class Wakes:
         if self._url is None:
             return await _for_ever()
         while True:
-            client = _client(self._url)
+            client = redis_client(self._url)
             try:
                 async with client.pubsub() as heard:
                     await heard.subscribe(CHANNEL)
                     self._back()
                     await self._hear(heard)
-            except _failures() as e:
+            except redis_failures() as e:
                 self._lost(e)
             finally:
-                with contextlib.suppress(*_failures()):
+                with contextlib.suppress(*redis_failures()):
                     await client.aclose()
             await asyncio.sleep(RETRY_S)
 
@@ -129,7 +129,7 @@ async def _for_ever() -> None:
     await asyncio.Event().wait()
 
 
-def _client(url: str) -> Any:
+def redis_client(url: str) -> Any:
     """A connection that fails at once where Redis is away; whoever holds it tries again."""
     try:
         from redis.asyncio import Redis
@@ -146,7 +146,8 @@ def _client(url: str) -> Any:
     )
 
 
-def _failures() -> tuple[type[Exception], ...]:
+def redis_failures() -> tuple[type[Exception], ...]:
+    """What a client raises where Redis is away."""
     from redis.exceptions import RedisError
 
     return (RedisError, OSError, TimeoutError)

@@ -1,0 +1,73 @@
+"""The verbs dump, restore and refit, and lists for all users."""
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from engine_worlds import model, recommender
+from steerec.cli import app
+from steerec.contracts import Event, Query
+from steerec.engine.batch import lists_for_all
+from steerec.engine.shelf import Shelf
+from steerec.engine.snapshot import save_snapshot
+from steerec.store import open_store
+from steerec.store.log import LoggedEvent
+
+
+def verb(*words):
+    return CliRunner().invoke(app, list(words), catch_exceptions=True)
+
+
+@pytest.fixture
+def database(sqlite_url, monkeypatch, tmp_path):
+    monkeypatch.setenv("STEEREC_DATABASE_URL", sqlite_url)
+    monkeypatch.chdir(tmp_path)
+    return sqlite_url
+
+
+def test_a_store_goes_into_a_file_and_back(database, tmp_path, monkeypatch):
+    store = open_store(database)
+    store.log.append("shop", [LoggedEvent("e1", Event("ann", "tea"))], now=5.0)
+    store.close()
+    done = verb("dump", "shop.zip")
+    assert done.exit_code == 0, done.output
+    assert "2 rows" in done.output  # the event, and its tenant's counters
+    assert "not empty" in verb("restore", "shop.zip").output
+    assert verb("restore", "shop.zip", "--replace").exit_code == 0
+    monkeypatch.setenv("STEEREC_DATABASE_URL", f"sqlite:///{tmp_path}/other.db")
+    assert verb("restore", "shop.zip").exit_code == 0
+    other = open_store(f"sqlite:///{tmp_path}/other.db")
+    assert [one.event_id for one in other.log.iterate("shop")] == ["e1"]
+    other.close()
+
+
+def test_a_refit_says_when_there_is_nothing_to_fit_on_or_another_runs(database, tmp_path):
+    assert "no events yet" in verb("refit").output
+    with Shelf(tmp_path / "snapshots").alone("default") as alone:
+        assert alone
+        assert "being fitted by another process" in verb("refit").output
+
+
+def test_the_lists_of_all_users_are_those_of_each(tmp_path):
+    table = lists_for_all(recommender(), Query(n=4, exclude=frozenset({"i0003"})))
+    assert table["user_id"].n_unique() == model().data.n_users
+    for user in ("u0000", "u0007", "u0119"):
+        alone = recommender().recommend(Query(user, n=4, exclude=frozenset({"i0003"})))
+        rows = table.filter(pl.col("user_id") == user).sort("position")
+        assert rows["item_id"].to_list() == [choice.item_id for choice in alone.items]
+        assert rows["reason"].to_list() == [choice.reason for choice in alone.items]
+        assert rows["position"].to_list() == [1, 2, 3, 4]
+
+
+def test_recommend_writes_all_lists_as_parquet(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_snapshot(model(), tmp_path / "snapshot")
+    done = verb(
+        "recommend", "--snapshot", "snapshot", "--all", "--out", "x/lists.parquet", "-n", "3"
+    )
+    assert done.exit_code == 0, done.output
+    table = pl.read_parquet("x/lists.parquet")
+    assert table.columns == ["user_id", "position", "item_id", "score", "reason"]
+    assert len(table) == 3 * model().data.n_users
+    for wrong in (["--all"], ["--all", "--out", "y", "--user", "u"], ["--user", "u", "--out", "y"]):
+        assert verb("recommend", "--snapshot", "snapshot", *wrong).exit_code == 2
