@@ -129,7 +129,7 @@ class StreamsConfig:
 
     redis_stream: str = ""
     kafka_servers: str = ""
-    kafka_topic: str = "events"
+    kafka_topic: str = "events"  # topic whose records are events
     group: str = "steerec"
     tenant: str = "default"  # whose events they are
     at_once: int = 500  # events stored together
@@ -170,7 +170,7 @@ class ServiceConfig:
     snapshots: Path = Path("snapshots")
     snapshots_kept: int = 2  # of each tenant; older ones hold erased persons' data for longer
     retention: RetentionConfig = field(default_factory=RetentionConfig)  # what the store keeps
-    streams: StreamsConfig = field(default_factory=StreamsConfig)
+    streams: StreamsConfig = field(default_factory=StreamsConfig)  # events beside HTTP
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65_536 or not 0 <= self.metrics_port < 65_536:
