@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 LOG_SEQ = "log_seq"  # note of a Dataset: the place in the tenant's log up to which it holds events
 AT_ONCE = 2_000  # changed items taken in together
+TOGETHER = 100  # events taken in while requests wait
 GROWTH = 1.5  # of the catalogue, after which a model without events reads all its texts again
 
 
@@ -193,16 +195,49 @@ class Live:
 
     def take(self, events: Iterable[LoggedEvent], *, now: float) -> None:
         """Take in events that the store holds; one that was taken in before is passed over."""
+        index = self.model.data.item_index
+        for known, some in groupby(events, lambda logged: logged.event.item_id in index):
+            if known:
+                self._take_known(list(some), now)
+            else:
+                self._take_each(some, now)
+
+    def _take_each(self, events: Iterable[LoggedEvent], now: float) -> None:
+        """Take in events one by one."""
         for logged in events:
-            with self._lock:
-                if logged.seq <= self._state.seq or logged.seq in self._state.ahead:
-                    continue
-                self._state.ahead.add(logged.seq)
+            if not self._begun([logged]):
+                continue
             try:
                 self._learn(logged, now)
             except BaseException:
                 self._state.ahead.discard(logged.seq)  # it may be sent, or read, again
                 raise
+
+    def _begun(self, events: Sequence[LoggedEvent]) -> list[LoggedEvent]:
+        """Those of the events that were not taken in before; they count as taken in from now on."""
+        with self._lock:
+            seq, ahead = self._state.seq, self._state.ahead
+            fresh = [one for one in events if one.seq > seq and one.seq not in ahead]
+            fresh = list({one.seq: one for one in fresh}.values())  # sent twice in one call
+            ahead.update(one.seq for one in fresh)
+            return fresh
+
+    def _take_known(self, events: Sequence[LoggedEvent], now: float) -> None:
+        """Take in events of known items, some together, so that requests come in between."""
+        for start in range(0, len(events), TOGETHER):
+            with self._lock:
+                index = self.model.data.item_index  # another model's, after a swap
+                some = events[start : start + TOGETHER]
+                strange = [one for one in some if one.event.item_id not in index]
+                some = self._begun([one for one in some if one.event.item_id in index])
+                told = [event for one in some if (event := self._dated(one, now)) is not None]
+                try:
+                    self._state.recommender.learn_many(told)
+                except BaseException:
+                    self._state.ahead.difference_update(one.seq for one in some)
+                    raise
+                self.applied["events"] += len(told)
+            self._take_each(strange, now)
 
     def knows(self, item_ids: Iterable[str]) -> bool:
         """Whether the catalogue holds all of these, so that taking in their events is quick."""
@@ -315,18 +350,24 @@ class Live:
         return Recommender(model, pool=pool, encoder=self.encoder, available=allowed)
 
     def _learn(self, logged: LoggedEvent, now: float) -> None:
-        event, erased = logged.event, self._state.erased
-        if erased and logged.seq < erased.get(digest_of_user(self.tenant, event.user_id), 0):
+        known = self._dated(logged, now)
+        if known is None:
             return
-        time = event.timestamp if event.timestamp is not None else logged.received
-        time = min(time, logged.received or now)  # it happened when it came, at the latest
-        known = replace(event, timestamp=time)
         with self._lock:
             if known.item_id in self.model.data.item_index:
                 self._state.recommender.learn(known)
                 self.applied["events"] += 1
                 return
         self._meet(known, now)
+
+    def _dated(self, logged: LoggedEvent, now: float) -> Event | None:
+        """The event with the time it counts from; None if its user was erased since."""
+        event, erased = logged.event, self._state.erased
+        if erased and logged.seq < erased.get(digest_of_user(self.tenant, event.user_id), 0):
+            return None
+        time = event.timestamp if event.timestamp is not None else logged.received
+        # it happened when it came, at the latest
+        return replace(event, timestamp=min(time, logged.received or now))
 
     def _meet(self, event: Event, now: float) -> None:
         """Take in an event of an item that this engine has not seen yet.

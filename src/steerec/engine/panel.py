@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -28,9 +28,17 @@ class Panel:
     model: Model
     failures: Counter[str] = field(default_factory=Counter)
 
-    def start(self, history: History) -> States:
-        """Each head's state of a user with this history."""
-        asked = {n: self._attempt(n, h.start, history) for n, h in self.model.heads.items()}
+    def start(self, history: History, names: Iterable[str] | None = None) -> States:
+        """Each head's state of a user with this history.
+
+        Args:
+            names: only of these heads; None: all.
+        """
+        heads = self.model.heads
+        asked = {
+            n: self._attempt(n, heads[n].start, history)
+            for n in (heads if names is None else names)
+        }
         return {name: state for name, state in asked.items() if state is not None}
 
     def update(self, states: States, event: History) -> States:

@@ -12,6 +12,7 @@ import numpy as np
 from steerec.contracts import About, Event, History, Indices
 from steerec.data.dataset import DEFAULT_WEIGHTS
 from steerec.engine.panel import Panel, States
+from steerec.heads.contract import HistoryHead
 
 NOBODY = History.of([])
 LONGEST = 5_000  # newest events of a user that are kept once they go on; no head reads as many
@@ -83,22 +84,36 @@ class People:
             states = self.panel.update(states, session.slice(at, at + 1))
         return Person(history, states)
 
-    def learn(self, event: Event, item_idx: int) -> None:
-        """Append one event to its user's history and let the heads count it."""
+    def learn(self, events: Sequence[tuple[Event, int]]) -> None:
+        """Append events, each with its item_idx, to histories, and let the heads count them.
+
+        As if one by one, but that users take turns: each user's own keep their order. States are
+        made when they are next asked for.
+        """
+        by_user: dict[str, list[tuple[Event, int]]] = {}
+        for event, item_idx in events:
+            by_user.setdefault(event.user_id, []).append((event, item_idx))
         with self._lock:
-            person = self.person(event.user_id)
-            row = self._row(event, item_idx, person.history.user_idx)
-            self.panel.observe(person.states, row)
-            if _is_late(person.history, row):
-                history = _in_order(_joined(person.history, row)).last(LONGEST)
-                learnt = Person(history, self.panel.start(history))
-            else:
-                history = _joined(person.history, row).last(LONGEST)
-                learnt = Person(history, self.panel.update(person.states, row))
-            self._live[event.user_id] = history
-            self._hold(event.user_id, learnt)
-            if event.timestamp is not None:
-                self._newest = max(self._newest, event.timestamp)
+            for user_id, own in by_user.items():
+                before = self.history(user_id)
+                rows = self._rows(own, before.user_idx)
+                if _is_late(before, rows):
+                    for at in range(len(rows)):
+                        before = self._grown(before, rows.slice(at, at + 1))
+                else:
+                    before = self._grown(before, rows)
+                self._live[user_id] = before
+                self._held.pop(user_id, None)
+                self._newest = max(self._newest, float(np.fmax.reduce(rows.time, initial=-np.inf)))
+
+    def _grown(self, history: History, rows: History) -> History:
+        """The history with more events, each of them counted; one, if any belongs before others."""
+        late = _is_late(history, rows)
+        n, joined = len(history), _joined(history, rows)
+        for at in range(n, len(joined)):
+            states = self.panel.start(joined.slice(0, at), self._counting)
+            self.panel.observe(states, joined.slice(at, at + 1))
+        return (_in_order(joined) if late else joined).last(LONGEST)
 
     def moved_to(self, panel: Panel, *, anew: bool) -> "People":
         """The same people under a model whose catalogue has grown.
@@ -140,7 +155,7 @@ class People:
                 was.about,
             )
             for event, at in kept:
-                history = _in_order(_joined(history, self._row(event, at, was.user_idx)))
+                history = _in_order(_joined(history, self._rows([(event, at)], was.user_idx)))
             self._live[user_id] = history
             self._hold(user_id, Person(history, self.panel.start(history)))
 
@@ -153,6 +168,13 @@ class People:
         """Unix seconds of the newest event known, NaN where there are no times."""
         latest = max(self._latest_fitted, self._newest)
         return latest if np.isfinite(latest) else float("nan")
+
+    @cached_property
+    def _counting(self) -> tuple[str, ...]:
+        """The heads that count events of all users live."""
+        heads = self.panel.model.heads
+        plain = HistoryHead.observe
+        return tuple(n for n, h in heads.items() if getattr(type(h), "observe", None) is not plain)
 
     @cached_property
     def _latest_fitted(self) -> float:
@@ -169,13 +191,14 @@ class People:
         """Kind of event → weight, as the data had them."""
         return {**DEFAULT_WEIGHTS, **self.panel.model.data.kind_weights}
 
-    def _row(self, event: Event, item_idx: int, user_idx: int) -> History:
-        time = float("nan") if event.timestamp is None else event.timestamp
+    def _rows(self, events: Sequence[tuple[Event, int]], user_idx: int) -> History:
+        """Events of one user with their item_idx, in the order given."""
+        nan = float("nan")
         return History(
-            np.array([item_idx], np.int32),
-            np.array([self._weights.get(event.event, 1.0)], np.float32),
-            np.array([time]),
-            np.array([self._basket(event)], np.int32),
+            np.array([item_idx for _, item_idx in events], np.int32),
+            np.array([self._weights.get(e.event, 1.0) for e, _ in events], np.float32),
+            np.array([nan if e.timestamp is None else e.timestamp for e, _ in events]),
+            np.array([self._basket(e) for e, _ in events], np.int32),
             user_idx,
         )
 
@@ -207,9 +230,10 @@ def _joined(history: History, more: History) -> History:
     )
 
 
-def _is_late(history: History, row: History) -> bool:
-    """Whether an event belongs before the newest one; without times nothing is late."""
-    return len(history) > 0 and bool(row.time[0] < history.time[-1])
+def _is_late(history: History, rows: History) -> bool:
+    """Whether an event belongs before one that came earlier; without times nothing is late."""
+    times = np.append(history.time[-1:], rows.time)
+    return bool((times[1:] < times[:-1]).any())
 
 
 def _in_order(history: History) -> History:

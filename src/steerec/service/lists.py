@@ -220,7 +220,7 @@ def log_impression(call: Call, impression: Impression) -> None:
             lost(error)
 
     try:
-        call.tenant.store.shown.submit(name, impression).add_done_callback(done)
+        call.tenant.store.shown.submit(name, impression, may_wait=True).add_done_callback(done)
     except SteerecError as error:
         lost(error)
 

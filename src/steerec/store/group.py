@@ -29,17 +29,21 @@ class GroupConfig:
         group_rows: a group is written as soon as it has so many rows.
         linger_s: how long to wait for more. 0 loses nothing under load: while one group is
             synced, the next one gathers.
+        patience_s: how long rows that nobody waits for may wait, to share a group with others.
     """
 
     queue_rows: int = 20_000
     group_rows: int = 2_000
     linger_s: float = 0.0
+    patience_s: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.queue_rows < 1 or self.group_rows < 1 or not 0 <= self.linger_s <= 1:
+        waits = (self.linger_s, self.patience_s)
+        if min(self.queue_rows, self.group_rows) < 1 or not all(0 <= wait <= 1 for wait in waits):
             raise ValueError(
                 f"queue_rows={self.queue_rows}, group_rows={self.group_rows}, "
-                f"linger_s={self.linger_s}: expected at least 1 row each, and 0 to 1 seconds"
+                f"linger_s={self.linger_s}, patience_s={self.patience_s}: expected at least 1 row "
+                "each, and 0 to 1 seconds"
             )
 
 
@@ -48,6 +52,7 @@ class _Job:
     write: Write
     tenant: str
     rows: Sequence[Any]
+    may_wait: bool = False
     done: Future[Sequence[Any]] = field(default_factory=Future)
 
 
@@ -70,16 +75,20 @@ class GroupWriter:
         """Rows taken and not yet written."""
         return self._waiting
 
-    def submit(self, write: Write, tenant: str, rows: Sequence[Any]) -> Future[Sequence[Any]]:
+    def submit(
+        self, write: Write, tenant: str, rows: Sequence[Any], *, may_wait: bool = False
+    ) -> Future[Sequence[Any]]:
         """Queue rows; the future has one answer per row once all are on disk.
 
         It has a StorageError, and nothing was written, if the database failed.
 
+        Args:
+            may_wait: nobody waits for these rows, so they wait for others, at most `patience_s`.
         Raises:
             QueueFullError: if too many rows wait already.
             StorageError: if the store is closed.
         """
-        job = _Job(write, tenant, rows)
+        job = _Job(write, tenant, rows, may_wait)
         with self._door:
             if self._closed:
                 raise StorageError("the store is closed: open it again")
@@ -93,6 +102,10 @@ class GroupWriter:
             self._waiting += len(rows)
             self._jobs.put(job)
         return job.done
+
+    def flush(self, tenant: str) -> None:
+        """Return when all rows that were queued before are on disk, or have failed."""
+        self.submit(lambda connection, tenant, rows: [], tenant, ()).result()
 
     def close(self) -> None:
         """Write what waits, then stop."""
@@ -118,10 +131,11 @@ class GroupWriter:
     def _gather(self, first: _Job) -> tuple[list[_Job], bool]:
         """The jobs of a group, and whether the end was among them."""
         jobs, n_rows = [first], len(first.rows)
-        until = time.perf_counter() + self._config.linger_s
+        began, patient = time.perf_counter(), first.may_wait
         while n_rows < self._config.group_rows:
+            wait_s = self._config.patience_s if patient else self._config.linger_s
+            left = began + wait_s - time.perf_counter()
             try:
-                left = until - time.perf_counter()
                 job = self._jobs.get(timeout=left) if left > 0 else self._jobs.get_nowait()
             except queue.Empty:
                 break
@@ -129,6 +143,7 @@ class GroupWriter:
                 return jobs, True
             jobs.append(job)
             n_rows += len(job.rows)
+            patient &= job.may_wait
         return jobs, False
 
     def _commit(self, jobs: list[_Job]) -> None:

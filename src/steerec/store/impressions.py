@@ -91,6 +91,7 @@ class Impressions:
         self._database = database
         self._writer = writer
         self._numbers = ItemNumbers(database)
+        self._on_the_way: set[tuple[str, str]] = set()  # tenant and request of rows that may wait
 
     def append(
         self, tenant: str, impression: Impression, *, answer: Answer | None = None
@@ -114,11 +115,27 @@ class Impressions:
         return (await asyncio.wrap_future(self.submit(tenant, impression, answer=answer)))[0]
 
     def submit(
-        self, tenant: str, impression: Impression, *, answer: Answer | None = None
+        self,
+        tenant: str,
+        impression: Impression,
+        *,
+        answer: Answer | None = None,
+        may_wait: bool = False,
     ) -> Future[Sequence[Answer | None]]:
-        """See append; returns at once, the future has one answer."""
+        """See append; returns at once, the future has one answer.
+
+        Args:
+            may_wait: nobody waits for it: it is written with others, some tenths of a second later
+                at most. `get` finds it all the same.
+        """
         check_id(tenant, "tenant")
-        return self._writer.submit(self._write, tenant, [_served(tenant, impression, answer)])
+        row = _served(tenant, impression, answer)
+        done = self._writer.submit(self._write, tenant, [row], may_wait=may_wait)
+        if may_wait:
+            place = tenant, impression.request_id
+            self._on_the_way.add(place)
+            done.add_done_callback(lambda _: self._on_the_way.discard(place))
+        return done
 
     def answered(self, tenant: str, key: str) -> Answer | None:
         """The answer kept under an idempotency key."""
@@ -127,6 +144,8 @@ class Impressions:
 
     def get(self, tenant: str, request_id: str) -> list[Impression]:
         """The pages of a slate in order; empty if it is unknown."""
+        if (tenant, request_id) in self._on_the_way:
+            self._writer.flush(tenant)
         t = impressions
         wanted = (
             sa.select(t)
@@ -186,14 +205,14 @@ class Impressions:
             if _page(row.impression) not in stored:
                 stored.add(_page(row.impression))
                 fresh.append(row)
-        ids = {item for row in fresh for item in (*row.items, *row.pool)}
+        ids = set[str]().union(*(ids for row in fresh for ids in (row.items, row.pool)))
         numbers = self._numbers.of(connection, tenant, ids)
         pages = [
             {**row.impression, "seq": place, "ids": _pack_ids(row, numbers)}
             for place, row in enumerate(fresh, start=seq + 1)
         ]
         if pages:
-            connection.execute(sa.insert(impressions), pages)
+            connection.execute(_INSERT, pages)
             count(connection, tenant, last_seq=len(pages), n_impressions=len(pages))
         if replies:
             connection.execute(sa.insert(answers), replies)
@@ -211,11 +230,17 @@ def _stored(
     t = impressions
     found: set[tuple[str, int]] = set()
     for chunk in in_chunks([row.impression["request_id"] for row in rows]):
-        wanted = sa.select(t.c.request_id, t.c.start).where(
-            t.c.tenant == tenant, t.c.request_id.in_(chunk)
-        )
-        found.update((request_id, start) for request_id, start in connection.execute(wanted))
+        asked = {"tenant": tenant, "ids": chunk}
+        found.update((request_id, start) for request_id, start in connection.execute(_PAGES, asked))
     return found
+
+
+# Built once: building a statement costs as much as running it.
+_INSERT = sa.insert(impressions)
+_PAGES = sa.select(impressions.c.request_id, impressions.c.start).where(
+    impressions.c.tenant == sa.bindparam("tenant"),
+    impressions.c.request_id.in_(sa.bindparam("ids", expanding=True)),
+)
 
 
 def _answers(connection: sa.Connection, tenant: str, keys: Sequence[str]) -> dict[str, Answer]:
@@ -282,7 +307,8 @@ def _check(shown: Impression) -> None:
 
 
 def _pack_ids(row: _Served, numbers: Mapping[str, int]) -> bytes:
-    return pack([np.array([numbers[i] for i in ids], np.int32) for ids in (row.items, row.pool)])
+    both = (np.array([*map(numbers.__getitem__, ids)], np.int32) for ids in (row.items, row.pool))
+    return pack(list(both))
 
 
 def _from_row(

@@ -2,7 +2,7 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import sqlalchemy as sa
 
@@ -24,16 +24,20 @@ class ItemNumbers:
         self._named: dict[str, dict[int, str]] = defaultdict(dict)
         self._n_known = 0
 
-    def of(self, connection: sa.Connection, tenant: str, ids: Collection[str]) -> dict[str, int]:
-        """item_id → number; new ids get one. The caller holds the tenant's lock.
+    def of(self, connection: sa.Connection, tenant: str, ids: set[str]) -> Mapping[str, int]:
+        """item_id → number, of these and perhaps more; new ids get one.
+
+        The caller holds the tenant's lock.
 
         Raises:
             DataError: if a new id cannot be one.
         """
         with self._lock:
             known = self._known[tenant]
+            unknown = sorted(check_id(i, "item_id") for i in ids.difference(known))
+            if not unknown:
+                return known  # never loses an id: `clear` puts another in its place
             found = {item_id: known[item_id] for item_id in ids if item_id in known}
-        unknown = sorted(check_id(i, "item_id") for i in ids if i not in found)
         t = item_numbers
         stored: dict[str, int] = {}
         for chunk in in_chunks(unknown):
