@@ -249,6 +249,21 @@ def test_one_type_is_deleted_and_the_other_stays(shop, items):
     assert len(shop.tenant().live.recommender.history("ann")) == 1
 
 
+def test_deleted_feedback_stays_away_after_a_restart(sqlite_url, loop):
+    shop = opened(sqlite_url, loop=loop)
+    item = str(shop.tenant().live.model.data.item_ids[0])
+    rows = [feedback("like", "ann", item), feedback("like", "ben", item)]
+    call(shop, "POST", "/feedback", rows)
+    call(shop, "DELETE", f"/feedback/ann/{item}")
+    shop.close()
+    again = opened(sqlite_url, loop=loop)
+    try:
+        histories = [len(again.tenant().live.recommender.history(u)) for u in ("ann", "ben")]
+        assert histories == [0, 1]
+    finally:
+        again.close()
+
+
 def test_all_feedback_is_paged(shop, items):
     rows = [feedback("like" if n % 2 else "star", f"u{n}", items[n]) for n in range(5)]
     call(shop, "POST", "/feedback", rows)
@@ -316,6 +331,14 @@ def test_write_back_with_a_delay_is_stored_now_and_counts_later(shop):
     stored = call(shop, "GET", "/user/ann/feedback/read")
     wanted = shapes.text_of(shop.clock() + 600)
     assert [(one["ItemId"], one["Timestamp"]) for one in stored] == [(i, wanted) for i in first]
+
+
+def test_write_back_counts_when_its_time_has_come(shop):
+    given = {"n": 3, "offset": 0, "write_back_type": "read", "write_back_delay": "1ms"}
+    first = call(shop, "GET", "/recommend/ann/", **given)
+    for _ in range(3):  # each takes longer than the delay, and lets the loop run
+        call(shop, "GET", "/users", n=10, cursor="")
+    assert not set(first) & set(call(shop, "GET", "/recommend/ann/", n=3, offset=0))
 
 
 @pytest.mark.parametrize(

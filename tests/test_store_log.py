@@ -13,6 +13,7 @@ from steerec.store import open_store
 from steerec.store.database import open_database
 from steerec.store.group import GroupConfig, GroupWriter
 from steerec.store.log import Appended, LoggedEvent, Outcome
+from steerec.store.schema import tenants
 
 NOW = 1_750_000_000.0
 
@@ -95,6 +96,37 @@ def test_tenants_do_not_see_each_other(store):
     assert [(e.seq, e.event.item_id) for e in store.log.read("two")] == [(1, "cup"), (2, "tea")]
     assert store.log.of_user("one", "ann")[0].event.item_id == "tea"
     assert store.log.read("three") == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "left"),
+    [
+        ([("ann", "tea", "view")], ["e2", "e3", "e4"]),
+        ([("ann", "tea", None)], ["e3", "e4"]),
+        ([("ann", None, None)], ["e4"]),
+        ([("ann", "tea", "view"), ("ben", "tea", None)], ["e2", "e3"]),
+        ([("nobody", None, None)], ["e1", "e2", "e3", "e4"]),
+    ],
+)
+def test_deleted_events_are_gone_and_may_be_sent_again(store, keys, left):
+    batch = [
+        logged("e1"),
+        logged("e2", event="like"),
+        logged("e3", item="mug"),
+        logged("e4", user="ben"),
+    ]
+    append(store, *batch)
+    append(store, logged("e1"), tenant="other")
+    assert store.log.retract("shop", [*keys, *keys]) == 4 - len(left)
+    assert [one.event_id for one in store.log.read("shop")] == left
+    assert len(store.log.read("other")) == 1
+    with store.database.read() as connection:
+        counted = sa.select(tenants.c.n_events).where(tenants.c.tenant == "shop")
+        assert connection.execute(counted).scalar() == len(left)
+    again = {
+        one.event_id: told.outcome for one, told in zip(batch, append(store, *batch), strict=True)
+    }
+    assert {i for i, outcome in again.items() if outcome is Outcome.REPLAY} == set(left)
 
 
 def test_reading_goes_on_from_a_position(store):

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import httpx
@@ -62,10 +62,12 @@ class _Awaited(Generic[P, T]):
     @overload
     def __get__(self, client: None, owner: type) -> Callable[P, Ask[T]]: ...
     @overload
-    def __get__(self, client: "AsyncSteerecClient", owner: type) -> Callable[P, Awaitable[T]]: ...
+    def __get__(
+        self, client: "AsyncSteerecClient", owner: type
+    ) -> Callable[P, Coroutine[Any, Any, T]]: ...
     def __get__(
         self, client: "AsyncSteerecClient | None", owner: type
-    ) -> Callable[P, Awaitable[T]] | Callable[P, Ask[T]]:
+    ) -> Callable[P, Coroutine[Any, Any, T]] | Callable[P, Ask[T]]:
         if client is None:
             return self._make
 
