@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from steerec.contracts import Event
 from steerec.errors import DataError
-from steerec.store import open_store
+from steerec.store import GroupConfig, open_store
 from steerec.store.arrays import pack, unpack
 from steerec.store.impressions import Answer, Impression
+from steerec.store.log import LoggedEvent
 
 NOW = 1_750_000_000.0
 
@@ -165,3 +167,27 @@ def test_bytes_cut_short_are_a_clear_error(cut):
 def test_bytes_of_another_format_are_a_clear_error():
     with pytest.raises(DataError, match="format 9"):
         unpack(b"\x09\x00")
+
+
+def test_a_slate_that_nobody_waits_for_is_found_at_once(store):
+    store.shown.submit("shop", slate(), may_wait=True)
+    assert len(store.shown.get("shop", "r1")) == 1
+
+
+def test_slates_that_may_wait_are_written_with_what_may_not(sqlite_url):
+    patient = GroupConfig(patience_s=1.0)
+    opened = open_store(sqlite_url, patient)
+    waiting = opened.shown.submit("shop", slate(), may_wait=True)
+    opened.log.append("shop", [LoggedEvent("e1", Event("ann", "tea"))], now=NOW)
+    assert waiting.done()
+    assert opened.last_seq("shop") == 2
+    opened.close()
+
+
+def test_closing_writes_slates_that_wait(sqlite_url):
+    opened = open_store(sqlite_url, GroupConfig(patience_s=1.0))
+    opened.shown.submit("shop", slate(), may_wait=True)
+    opened.close()
+    again = open_store(sqlite_url)
+    assert len(again.shown.get("shop", "r1")) == 1
+    again.close()
