@@ -1,10 +1,12 @@
 """Databases for the store's tests: SQLite files, and one real PostgreSQL for the whole run."""
 
+import asyncio
 import shutil
 
 import psycopg
 import pytest
 
+import service_worlds
 from steerec.store import open_store
 from steerec.store.schema import metadata
 
@@ -64,3 +66,28 @@ def store(store_url):
     opened = open_store(store_url)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def loop():
+    """One event loop for all calls to services."""
+    made = asyncio.new_event_loop()
+    yield made
+    made.run_until_complete(made.shutdown_default_executor())
+    made.close()
+
+
+@pytest.fixture
+def shop(sqlite_url, loop):
+    """A service with a small fitted model, over an empty store of its own."""
+    made = service_worlds.opened(sqlite_url, loop=loop)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bare(sqlite_url, loop):
+    """A service that starts from nothing."""
+    made = service_worlds.opened(sqlite_url, fitted=False, loop=loop)
+    yield made
+    made.close()

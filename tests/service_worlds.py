@@ -76,6 +76,10 @@ class Shop:
     def tenant(self, name="default") -> Tenant:
         return self.loop.run_until_complete(self.service.tenants.of(name))
 
+    def tenant_now(self, name="default") -> Tenant:
+        """The same where the loop is running already; it must be open."""
+        return next(tenant for tenant in self.service.tenants if tenant.name == name)
+
     def settle(self, name="default"):
         """Let what was written be taken in, as the service does several times a second."""
         self.tenant(name).keep_up(self.clock(), others=False)

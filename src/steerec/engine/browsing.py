@@ -51,7 +51,7 @@ def similar_items(live: Live, item_id: str, n: int, *, condition: str | None, no
     """
     may = _may(live, condition, now)
     index = live.model.data.item_index
-    most = min(live.model.data.n_items, 4 * n + 50)
+    most = max(1, min(live.model.data.n_items, 4 * n + 50))
     found = live.recommender.similar(item_id, most)
     return [(i, score) for i, score in found if may[index[i]]][:n]
 

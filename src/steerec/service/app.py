@@ -51,6 +51,17 @@ log = logging.getLogger(__name__)
 
 _EVENT = {"event_id": "e-1", "user_id": "ann", "item_id": "tea", "event": "click"}
 _ITEM = {"id": "tea", "attributes": {"title": "Green tea", "price": 4.5}, "labels": ["drinks"]}
+_LINES = {  # a body that is read as it comes
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/x-ndjson": {
+                "schema": {"type": "string"},
+                "example": '{"id": "cup", "attributes": {"title": "Cup"}}\n{"id": "pot"}\n',
+            }
+        },
+    }
+}
 
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -96,7 +107,8 @@ ROUTES: tuple[Route, ...] = (
         query=PageQuery,
     ),
     Route(
-        "POST", "/api/items/import", catalogue.import_items, "catalogue", Counted, "catalogue"
+        "POST", "/api/items/import", catalogue.import_items, "catalogue", Counted, "catalogue",
+        more=_LINES,
     ),
     Route("GET", "/api/items/export", catalogue.export_items, "read", None, "catalogue"),
     Route("GET", "/api/items/{item_id}", catalogue.get_item, "read", EntryOut, "catalogue"),
@@ -116,7 +128,8 @@ ROUTES: tuple[Route, ...] = (
         query=PageQuery,
     ),
     Route(
-        "POST", "/api/users/import", catalogue.import_users, "catalogue", Counted, "catalogue"
+        "POST", "/api/users/import", catalogue.import_users, "catalogue", Counted, "catalogue",
+        more=_LINES,
     ),
     Route("GET", "/api/users/export", catalogue.export_users, "operate", None, "catalogue"),
     Route("GET", "/api/users/{user_id}", catalogue.get_user, "operate", EntryOut, "catalogue"),

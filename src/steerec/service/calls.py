@@ -135,6 +135,8 @@ class Counter:
             return decode(raw)
         except RecursionError as e:
             raise refused(HTTPStatus.BAD_REQUEST, "the JSON is nested too deeply") from e
+        except UnicodeDecodeError as e:
+            raise refused(HTTPStatus.BAD_REQUEST, f"the body is not UTF-8: {e.reason}") from e
 
 
 def decoder_of(one: type[Any], many: type[Any] | None) -> Callable[[bytes], Any]:
@@ -198,6 +200,8 @@ def _query_of(request: Request, kind: type[T]) -> T:
     for name, value in request.query_params.multi_items():
         if name in given:
             raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, f"the parameter {name!r} is given twice")
+        if "\x00" in value:
+            raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, f"the parameter {name!r} holds NUL")
         given[name] = value
     return msgspec.convert(given, kind, strict=False)
 

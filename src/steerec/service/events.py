@@ -14,6 +14,7 @@ from steerec.service.schemas import EventIn, EventOut, EventsIn, EventsOut, Merg
 from steerec.service.tenants import Tenant
 from steerec.store.catalogue import Entry
 from steerec.store.log import Appended, LoggedEvent, Outcome
+from steerec.store.values import check_id
 
 MERGED_FROM = "merged_from"  # in the context of an event: the session in which it happened
 
@@ -36,7 +37,7 @@ async def post_merge(call: Call) -> EventsOut:
     The events stay in the log under the session's id too; merging twice counts them once.
     """
     body: MergeIn = call.body
-    user_id, session_id = call.path["user_id"], body.session_id
+    user_id, session_id = call.path["user_id"], check_id(body.session_id, "session_id")
     if session_id == user_id:
         raise refused(
             HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -177,7 +177,7 @@ def query_of(call: Call, wanted: RecommendIn) -> Query:
 
 async def _page(call: Call, token: str, n: int | None) -> SlateOut:
     request_id, _, told = token.partition(".")
-    if not told.isdigit() or not 0 < int(told) <= 10_000:
+    if not (told.isascii() and told.isdigit()) or not 0 < int(told[:9]) <= 10_000:
         raise refused(
             HTTPStatus.UNPROCESSABLE_ENTITY, f"next={token!r}: expected `next` of an answer"
         )

@@ -9,12 +9,16 @@ from dataclasses import dataclass, field
 from steerec.contracts import Encoder
 from steerec.engine.live import Live, LiveConfig
 from steerec.engine.model import Model
+from steerec.engine.seeding import write_items
 from steerec.engine.strategies import ensure_promoted, follow_current
 from steerec.errors import StorageError
 from steerec.service.telemetry import Telemetry
 from steerec.store import Store
 
 log = logging.getLogger(__name__)
+
+TUNE_EVERY_S = 1.0
+MOST_AHEAD = 10_000  # places remembered one by one before the log is read up to here
 
 
 @dataclass
@@ -28,6 +32,7 @@ class Tenant:
     _woken: threading.Event = field(default_factory=threading.Event)
     _away: dict[str, str] = field(default_factory=dict)
     _seen: int = -1  # the store's newest place when it was last followed
+    _tuned: float = float("-inf")  # when people's answers last moved the strategy
 
     def wake(self) -> None:
         """The catalogue has changed: take it in soon."""
@@ -38,11 +43,13 @@ class Tenant:
         try:
             if "store" in self._away:
                 self._seen = min(self._seen, self.store.last_seq(self.name) - 1)  # is it back?
-            if others:
+            if others or self.live.n_ahead > MOST_AHEAD:
                 self._follow(now)
             elif self._woken.is_set():
                 self._woken.clear()
                 self.live.follow_items(now=now)
+            if not self.live.promoted:
+                ensure_promoted(self.live, self.store, now=now)
             self._away.pop("store", None)
         except StorageError as e:
             if "store" not in self._away:
@@ -116,6 +123,8 @@ class Tenants:
         """Make the engine: the model, then all that the log holds beyond it."""
         now = self._clock()
         model = self._load(name)
+        if model is not None:
+            write_items(self.store, name, model, now=now)
         live = Live(name, self.store, model, self._config, now=now, encoder=self._encoder)
         ensure_promoted(live, self.store, now=now)
         log.info("tenant=%s opened=1 items=%d seq=%d", name, live.model.data.n_items, live.seq)

@@ -1,0 +1,371 @@
+"""Lists over HTTP: availability, pages, explanations, scenarios, idempotency, and a bare start."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from service_worlds import opened, problem
+
+DAY = 86_400.0
+
+
+def slate(shop, user_id="u0001", **params):
+    return shop.get(f"/api/recommend/{user_id}", params=params).json()
+
+
+def ids(answer):
+    return [choice["item_id"] for choice in answer["items"]]
+
+
+# What must not appear
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"hidden": True}, {"stock": 0}, {"expires": 1.0}, {"published": 1e11}],
+    ids=lambda change: next(iter(change)),
+)
+def test_an_item_goes_from_the_next_request_on_and_comes_back(shop, change):
+    shop.post("/api/items", {"id": "i0025", "attributes": {"title": "garden"}})
+    shop.settle()
+    assert "i0025" in shop.ids("u0001", n=60)
+    assert shop.call("PATCH", "/api/items/i0025", json=change).status_code == 200
+    assert "i0025" not in shop.ids("u0001", n=60)  # before anything was taken in
+    assert "i0025" not in [i["id"] for i in shop.get("/api/popular?n=60").json()["items"]]
+    assert "i0025" not in [i["id"] for i in shop.get("/api/latest?n=60").json()["items"]]
+    assert "i0025" not in [i["id"] for i in shop.get("/api/items/i0019/similar").json()["items"]]
+    ranked = shop.post("/api/rank", {"user_id": "u0001", "candidates": ["i0025", "i0001"]}).json()
+    assert ids(ranked) == ["i0001"]
+    shop.settle()
+    assert "i0025" not in shop.ids("u0001", n=60)
+    shop.post("/api/items", {"id": "i0025"})
+    assert "i0025" in shop.ids("u0001", n=60)
+
+
+def test_a_deleted_item_is_gone_at_once_and_after_a_restart_and_events_do_not_revive_it(
+    sqlite_url, loop
+):
+    shop = opened(sqlite_url, fitted=False, loop=loop)
+    shop.post("/api/items", {"entries": [{"id": "a"}, {"id": "b"}]})
+    shop.settle()
+    shop.event("ann", "a")
+    assert shop.call("DELETE", "/api/items/a").json() == {"count": 1}
+    assert shop.ids("bob") == ["b"]
+    shop.event("ann", "a")
+    shop.settle()
+    assert shop.ids("bob") == ["b"]
+    shop.close()
+    shop = opened(sqlite_url, fitted=False, loop=loop)
+    assert shop.ids("bob") == ["b"]
+    assert len(shop.tenant().live.recommender.history("ann")) == 2
+    shop.close()
+
+
+def test_items_of_the_model_are_in_the_catalogue_and_stay_deleted_after_a_restart(sqlite_url, loop):
+    shop = opened(sqlite_url, loop=loop)
+    shop.tenant()
+    assert shop.get("/api/items/i0001").json()["attributes"]["title"].startswith("garden")
+    assert shop.call("DELETE", "/api/items/i0001").json() == {"count": 1}
+    assert shop.call("PATCH", "/api/items/i0002", json={"hidden": True}).status_code == 200
+    shop.close()
+    shop = opened(sqlite_url, loop=loop)
+    assert not {"i0001", "i0002"} & set(shop.ids("u0001", n=60))
+    problem(shop.get("/api/items/i0001"), 404)
+    shop.close()
+
+
+def test_what_was_written_last_holds_though_an_older_state_is_taken_in_after_it(shop):
+    """The catalogue is read, then an item is hidden, then what was read is taken in."""
+    shop.post("/api/items", {"id": "i0025"})
+    live, changes = shop.tenant().live, shop.service.store.items.changes
+    read = changes("default", after=live._state.items_seq)
+    shop.call("PATCH", "/api/items/i0025", json={"hidden": True})
+    with live._catalogue:
+        live._put_items(read, shop.clock.now)
+    assert "i0025" not in shop.ids("u0001", n=60)
+    shop.settle()
+    assert "i0025" not in shop.ids("u0001", n=60)
+    shop.call("PATCH", "/api/items/i0025", json={"hidden": False})
+    shop.settle()
+    assert "i0025" in shop.ids("u0001", n=60)
+
+
+def test_publication_and_expiry_happen_by_the_clock_alone(shop):
+    now = shop.clock.now
+    shop.post("/api/items", {"id": "soon", "published": now + 10, "expires": now + 20})
+    shop.settle()
+    seen = []
+    for at in (0, 10, 19.9, 20):
+        shop.clock.now = now + at
+        seen.append("soon" in shop.ids("u0001", n=100))
+    assert seen == [False, True, True, False]
+
+
+def test_everything_excluded_or_filtered_is_an_empty_list(shop):
+    every = [f"i{i:04d}" for i in range(60)]
+    answer = shop.post("/api/recommend", {"user_id": "u0001", "exclude": every})
+    assert answer.json()["items"] == []
+    assert answer.json()["next"] is None
+    assert slate(shop, filter="price > 1000000")["items"] == []
+    assert slate(shop, n=1000)["next"] is None
+
+
+def test_a_filter_the_scenarios_condition_and_candidates_hold_together(shop):
+    body = {"user_id": "u0001", "scenario": "cheap", "filter": "price > 7", "n": 50}
+    answer = shop.post("/api/recommend", body).json()
+    assert sorted(ids(answer)) == [f"i{i:04d}" for i in range(3, 15)]  # price = 5 + i
+    assert answer["applied"]["filter"] == "price < 20 and price > 7"
+    answer = shop.post("/api/recommend", {**body, "candidates": ["i0003", "i0050", "no"]}).json()
+    assert ids(answer) == ["i0003"]
+    assert answer["applied"]["unknown_candidates"] == ["no"]
+    assert len(ids(slate(shop, scenario="cheap"))) == 3
+
+
+def test_a_session_without_a_user_is_answered_and_its_unknown_items_are_named(shop):
+    answer = shop.post("/api/recommend", {"session": ["i0001", "none", "i0007"], "n": 5}).json()
+    assert len(answer["items"]) == 5
+    assert answer["applied"]["unknown_session_items"] == ["none"]
+    assert not {"i0001", "i0007"} & set(ids(answer)) or shop.tenant().live.model.repeats
+
+
+# Pages, explanations, replays
+
+
+@pytest.mark.parametrize("scenario", [None, "explore", "varied"])
+def test_pages_are_one_long_list_that_stays_the_same_while_events_come(shop, scenario):
+    first = slate(shop, n=5, **({"scenario": scenario} if scenario else {}))
+    long = [*ids(first)]
+    token, positions = first["next"], [c["position"] for c in first["items"]]
+    shop.flush()
+    for page in range(3):
+        shop.event("u0001", f"i{page:04d}")
+        params = {"next": token, "n": 4}
+        answer = shop.get("/api/recommend/u0001", params=params).json()
+        assert answer == shop.get("/api/recommend/u0001", params=params).json()
+        assert answer["request_id"] == first["request_id"]
+        long += ids(answer)
+        positions += [c["position"] for c in answer["items"]]
+        token = answer["next"]
+    assert len(set(long)) == len(long) == 17
+    assert positions == list(range(1, 18))
+
+
+def test_a_page_leaves_out_what_was_hidden_meanwhile_and_ends_in_time(shop):
+    first = slate(shop, n=5)
+    shop.flush()
+    params = {"next": first["next"], "n": 5}
+    gone = ids(shop.get("/api/recommend/u0001", params=params).json())[0]
+    shop.post("/api/items", {"id": gone, "hidden": True})
+    later = shop.get("/api/recommend/u0001", params=params).json()
+    assert gone not in ids(later)
+    assert [c["position"] for c in later["items"]] == [6, 7, 8, 9]
+    problem(shop.get("/api/recommend/u0002", params=params), 404)  # another's list
+    shop.clock.now += 1_801
+    problem(shop.get("/api/recommend/u0001", params=params), 404)
+
+
+@pytest.mark.parametrize("scenario", ["default", "explore", "varied"])
+def test_a_past_list_is_explained_and_replays_from_the_log_also_after_a_restart(
+    sqlite_url, loop, scenario
+):
+    shop = opened(sqlite_url, loop=loop)
+    made = slate(shop, n=6, scenario=scenario)
+    shop.event("u0001", ids(made)[0], request_id=made["request_id"])
+    shop.flush()
+    path = f"/api/requests/{made['request_id']}/explain"
+    told = shop.get(path).json()
+    shop.close()
+    shop = opened(sqlite_url, loop=loop)
+    again = shop.get(path).json()
+    shop.close()
+    assert again == told
+    assert told["replayed_the_same"] is True
+    assert [part["item_id"] for part in told["items"]] == ids(made)
+    for part, choice in zip(told["items"], made["items"], strict=True):
+        assert part["propensity"] == pytest.approx(choice["propensity"], rel=1e-6)
+        assert sum(part["sources"].values()) == pytest.approx(part["score"], abs=1e-5)
+    assert told["weights"].keys() >= set(shop_heads())
+    assert (told["temperature"] > 0) == (scenario != "default")
+
+
+def shop_heads():
+    from engine_worlds import HEADS
+
+    return HEADS
+
+
+def test_exploring_lists_differ_by_request_and_their_propensities_are_probabilities(shop):
+    lists = [slate(shop, n=3, scenario="explore") for _ in range(12)]
+    assert len({tuple(ids(one)) for one in lists}) > 1
+    told = np.array([[c["propensity"] for c in one["items"]] for one in lists])
+    assert ((told > 0) & (told <= 1)).all()
+    best = [slate(shop, n=3) for _ in range(3)]
+    assert len({tuple(ids(one)) for one in best}) == 1
+    assert all(c["propensity"] == 1.0 for one in best for c in one["items"])
+
+
+def test_how_often_an_item_comes_first_is_its_propensity(shop):
+    lists = [slate(shop, n=1, scenario="explore") for _ in range(60)]
+    first = lists[0]["items"][0]
+    p = {c["item_id"]: c["propensity"] for one in lists for c in one["items"]}
+    seen = sum(ids(one) == [first["item_id"]] for one in lists) / len(lists)
+    sd = np.sqrt(p[first["item_id"]] * (1 - p[first["item_id"]]) / len(lists))
+    assert abs(seen - p[first["item_id"]]) < 4 * sd + 1 / len(lists)
+    assert sum(p.values()) <= 1 + 1e-6
+
+
+def test_explaining_what_was_never_served_is_404(shop):
+    problem(shop.get("/api/requests/none/explain"), 404)
+
+
+# Idempotency
+
+
+def test_the_same_key_gives_the_same_list_and_one_impression(shop):
+    body = {"user_id": "u0001", "scenario": "explore", "n": 4}
+    headers = {"Idempotency-Key": "k1"}
+    first = shop.post("/api/recommend", body, headers=headers)
+    shop.event("u0001", "i0001")
+    again = shop.post("/api/recommend", body, headers=headers)
+    assert again.content == first.content
+    assert len(shop.service.store.shown.of_user("default", "u0001")) == 1
+    conflict = shop.post("/api/recommend", {**body, "n": 5}, headers=headers)
+    assert "'k1'" in problem(conflict, 409)
+    problem(shop.post("/api/recommend", body, headers={"Idempotency-Key": "k" * 257}), 422)
+    problem(shop.post("/api/recommend", body, headers={"Idempotency-Key": ""}), 422)
+
+
+def test_the_same_key_for_two_requests_at_once_gives_one_of_them_a_conflict(shop):
+    shop.tenant()
+
+    async def both():
+        calls = [
+            shop.acall(
+                "POST",
+                "/api/recommend",
+                headers={"Idempotency-Key": "k1"},
+                json={"user_id": "u0001", "n": n},
+            )
+            for n in (3, 4)
+        ]
+        return await asyncio.gather(*calls)
+
+    answers = shop.loop.run_until_complete(both())
+    assert sorted(answer.status_code for answer in answers) == [200, 409]
+
+
+# Erasure
+
+
+def test_an_erased_user_is_nowhere_any_more(shop):
+    shop.post("/api/users", {"id": "u0001", "attributes": {"age": 40}})
+    shop.event("visitor", "i0002")
+    shop.post("/api/users/u0001/merge", {"session_id": "visitor"})
+    shop.event("u0001", "i0001", event_id="e1")
+    shop.event("u0007", "i0001")
+    made = slate(shop)
+    shop.post("/api/recommend", {"user_id": "u0001"}, headers={"Idempotency-Key": "k1"})
+    shop.flush()
+    kinds = {r["kind"] for r in shop.get("/api/users/u0001/data").json()["records"]}
+    assert kinds == {"user", "event", "impression", "answer"}
+    told = shop.call("DELETE", "/api/users/u0001/data").json()
+    assert (told["events"], told["impressions"], told["answers"], told["users"]) == (3, 2, 1, 1)
+    assert set(told["heads"]) == set(shop_heads())
+    assert set(told["heads"].values()) <= {"exact", "next fit"}
+    assert shop.get("/api/users/u0001/data").json() == {"records": []}
+    assert shop.get("/api/users/visitor/data").json() == {"records": []}
+    problem(shop.get(f"/api/requests/{made['request_id']}/explain"), 404)
+    assert ids(slate(shop)) == ids(slate(shop, "never-seen"))
+    for other in ("u0007", "u0013", "u0019"):
+        near = shop.get(f"/api/users/{other}/similar?n=100").json()["items"]
+        assert "u0001" not in [one["id"] for one in near]
+        assert "visitor" not in [one["id"] for one in near]
+    assert shop.get("/api/users/u0001/similar").json()["items"] == []
+    assert shop.event("u0001", "i0001", event_id="e1") == "erased"
+
+
+def test_an_erased_user_may_come_back_and_only_new_events_count(sqlite_url, loop):
+    shop = opened(sqlite_url, loop=loop)
+    shop.event("u0001", "i0001")
+    shop.call("DELETE", "/api/users/u0001/data")
+    shop.clock.now += 10
+    assert shop.event("u0001", "i0005") == "new"
+    expected = ids(slate(shop))
+    shop.event("u0003", "i0005", timestamp=shop.clock.now - 30 * DAY)
+    shop.close()
+    shop = opened(sqlite_url, loop=loop)
+    history = shop.tenant().live.recommender.history("u0001")
+    assert history.item_idx.tolist() == [5]
+    assert history.user_idx == -1
+    assert ids(slate(shop))[:3] == expected[:3]
+    shop.close()
+
+
+def test_an_event_that_is_taken_in_after_its_users_erasure_does_not_count(shop):
+    """Accepted before, erased in between, taken in after: as threads may have it."""
+    live, log = shop.tenant().live, shop.service.store.log
+    from steerec.contracts import Event
+    from steerec.store.log import LoggedEvent
+
+    one = LoggedEvent("e1", Event("ann", "i0001"))
+    log.append("default", [one], now=shop.clock.now)
+    (stored,) = log.read("default")
+    shop.call("DELETE", "/api/users/ann/data")
+    live.take([stored], now=shop.clock.now)
+    assert len(live.recommender.history("ann")) == 0
+
+
+# From nothing
+
+
+def test_a_bare_service_becomes_useful_by_itself(bare):
+    """Catalogue and events over HTTP, nothing else: popular first, then alike, always versioned."""
+    assert bare.ids("ann") == []
+    assert bare.get("/api/popular").json() == {"items": []}
+    words = {"tea": "green tea leaf", "garden": "spade soil garden", "wool": "yarn wool knit"}
+    entries = [
+        {"id": f"{kind}-{n}", "attributes": {"title": f"{text} {n}", "price": n}}
+        for kind, text in words.items()
+        for n in range(12)
+    ]
+    assert bare.post("/api/items", {"entries": entries}).json() == {"count": 36}
+    bare.settle()
+    assert len(bare.ids("ann", n=36)) == 36
+    found = bare.get("/api/items", params={"q": "yarn"}).json()["entries"]
+    assert {e["id"].split("-")[0] for e in found} == {"wool"}
+    for user in range(8):
+        bare.event(f"u{user}", "garden-3")
+    assert bare.ids("newcomer", n=1) == ["garden-3"]
+    assert bare.get("/api/popular?n=1").json()["items"][0]["id"] == "garden-3"
+    bare.event("ann", "tea-1")
+    assert "tea-1" not in bare.ids("ann", n=36)
+    answer = bare.get("/api/recommend/ann", params={"n": 36, "filter": "price < 2"}).json()
+    assert sorted(ids(answer)) == ["garden-0", "garden-1", "tea-0", "wool-0", "wool-1"]
+    told = bare.get("/api/strategy").json()
+    assert answer["strategy_version"] == told["version"]
+    assert told["in_force"] is True
+
+
+def test_a_bare_service_keeps_what_people_disliked_as_the_catalogue_grows(bare):
+    bare.post("/api/items", {"entries": [{"id": f"i{n}"} for n in range(4)]})
+    bare.settle()
+    bare.event("ann", "i0", event="dislike")
+    bare.event("ann", "i1", event="purchase")
+    before = bare.tenant().live.recommender.history("ann")
+    for round_ in range(3):
+        bare.post("/api/items", {"id": f"more-{round_}", "attributes": {"title": "tea leaf"}})
+        bare.settle()
+    after = bare.tenant().live.recommender.history("ann")
+    np.testing.assert_array_equal(after.weight, before.weight)
+    assert after.weight.tolist() == [-1.0, 3.0]
+    assert "i0" not in bare.ids("ann", n=10, repeats="true")
+    trending = bare.tenant().live.model.heads["trending"]
+    assert trending.counts[-1].sum() == 1.0  # the purchase, once
+
+
+def test_events_alone_make_a_bare_service_useful_too(bare):
+    for user in range(6):
+        bare.event(f"u{user}", "hit")
+        bare.event(f"u{user}", f"other-{user}")
+    assert bare.ids("newcomer", n=1) == ["hit"]

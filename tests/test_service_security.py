@@ -1,0 +1,345 @@
+"""Keys, scopes, tenants, limits and hostile input over HTTP."""
+
+import json
+import logging
+
+import pytest
+
+from service_worlds import opened, problem
+from steerec.service.app import ROUTES
+from steerec.service.gate import KEPT_S, SCOPES
+
+BODIES = {  # what each route with a body is called with; the rest need none
+    "/api/events": {"user_id": "ann", "item_id": "i0001"},
+    "/api/users/{user_id}/merge": {"session_id": "visitor"},
+    "/api/recommend": {"user_id": "ann"},
+    "/api/rank": {"user_id": "ann", "candidates": ["i0001"]},
+    "/api/items": {"id": "x"},
+    "/api/users": {"id": "x"},
+    "/api/items/{item_id}": {"stock": 1},
+    "/api/users/{user_id}": {"hidden": False},
+    "/api/strategy/rollback": {"version": 1},
+}
+
+
+def key_for(shop, *scopes, tenant="default"):
+    return shop.service.store.keys.issue(tenant, scopes, now=shop.clock.now)[0]
+
+
+def called(shop, route, key=None, **headers):
+    path = route.path.format(user_id="ann", item_id="i0001", request_id="r1")
+    body = BODIES.get(route.path)
+    more = {"json": body} if body is not None and route.method in ("POST", "PATCH") else {}
+    return shop.call(route.method, path, key=key, headers=headers, **more)
+
+
+@pytest.fixture
+def locked(sqlite_url, loop):
+    made = opened(sqlite_url, loop=loop, keys=True)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def guarded(loop, tmp_path_factory):
+    """One service with keys, for tests that change nothing in it."""
+    made = opened(f"sqlite:///{tmp_path_factory.mktemp('keys')}/s.db", loop=loop, keys=True)
+    yield made
+    made.close()
+
+
+# Keys
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda r: f"{r.method} {r.path}")
+def test_every_route_needs_a_key_of_its_scope(guarded, route):
+    if route.scope == "open":
+        assert called(guarded, route).status_code == 200
+        return
+    assert "X-API-Key" in problem(called(guarded, route), 401)
+    others = [scope for scope in SCOPES if scope not in (route.scope, "admin", "open")]
+    refused = called(guarded, route, key_for(guarded, *others))
+    assert route.scope in problem(refused, 403)
+    assert called(guarded, route, key_for(guarded, route.scope)).status_code not in (401, 403)
+
+
+def test_an_admin_may_call_everything(guarded):
+    key = key_for(guarded, "admin")
+    for route in ROUTES:
+        assert called(guarded, route, key).status_code not in (401, 403, 500)
+
+
+def test_altered_and_foreign_keys_are_unknown(guarded):
+    key = key_for(guarded, "read")
+    prefix, key_id, secret = key.split("_")
+    flipped = secret[:-1] + ("0" if secret[-1] != "0" else "1")
+    for wrong in (f"{prefix}_{key_id}_{flipped}", key + "0", key[:-1], key.upper(), "'", key_id):
+        answer = guarded.get("/api/popular", key=wrong)
+        assert "unknown" in problem(answer, 401)
+        assert secret not in answer.text
+
+
+def test_a_revoked_key_is_refused_within_seconds_and_at_once_where_it_was_revoked(locked):
+    now = [0.0]
+    gate = locked.service.counter.gate
+    gate.clock = lambda: now[0]
+    key = key_for(locked, "read")
+    key_id = key.split("_")[1]
+    assert locked.get("/api/popular", key=key).status_code == 200
+    assert locked.service.store.keys.revoke("default", key_id, now=1.0)
+    now[0] = KEPT_S + 1
+    problem(locked.get("/api/popular", key=key), 401)
+    other = key_for(locked, "read")
+    assert locked.get("/api/popular", key=other).status_code == 200
+    locked.service.store.keys.revoke("default", other.split("_")[1], now=1.0)
+    gate.forget(other.split("_")[1])
+    problem(locked.get("/api/popular", key=other), 401)
+
+
+def test_a_key_is_as_long_as_256_bits_and_only_its_digest_is_kept(locked):
+    key = key_for(locked, "read")
+    secret = key.split("_")[2]
+    assert len(secret) * 4 == 256
+    with locked.service.store.database.read() as connection:
+        rows = connection.exec_driver_sql("SELECT * FROM api_keys").all()
+    assert secret not in str(rows)
+
+
+def test_one_key_is_slowed_down_and_others_are_not(sqlite_url, loop):
+    shop = opened(sqlite_url, loop=loop, keys=True, calls_per_s=2.0, burst=3)
+    now = [0.0]
+    shop.service.counter.gate.clock = lambda: now[0]
+    fast, other = key_for(shop, "read"), key_for(shop, "read")
+    statuses = [shop.get("/api/popular", key=fast).status_code for _ in range(5)]
+    assert statuses == [200, 200, 200, 429, 429]
+    answer = shop.get("/api/popular", key=fast)
+    problem(answer, 429)
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert shop.get("/api/popular", key=other).status_code == 200
+    now[0] = 0.5  # one token more
+    assert shop.get("/api/popular", key=fast).status_code == 200
+    problem(shop.get("/api/popular", key=fast), 429)
+    shop.close()
+
+
+# Tenants
+
+
+def test_a_tenant_cannot_cross_anywhere(locked):
+    """Whatever the first one has, the second neither reads, nor changes, nor deletes."""
+    one = key_for(locked, "admin")
+    two = key_for(locked, "admin", tenant="rival")
+    event = {"user_id": "ann", "item_id": "i0001", "event_id": "e1"}
+    assert locked.post("/api/events", event, key=one).json()["accepted"] == 1
+    locked.post("/api/items", {"id": "secret-item"}, key=one)
+    locked.post("/api/users", {"id": "ann", "attributes": {"age": 30}}, key=one)
+    slate = locked.get("/api/recommend/ann", key=one).json()
+    asked = {"json": {"user_id": "ann"}, "headers": {"Idempotency-Key": "k1"}}
+    kept = locked.call("POST", "/api/recommend", key=one, **asked).json()
+    locked.flush()
+
+    def reads(path, status):
+        answer = locked.get(path, key=two)
+        assert answer.status_code == status, path
+        assert status == 404 or "secret-item" not in answer.text  # a refusal names what was asked
+        return answer
+
+    reads("/api/items/secret-item", 404)
+    reads("/api/users/ann", 404)
+    reads(f"/api/requests/{slate['request_id']}/explain", 404)
+    reads(f"/api/recommend/ann?next={slate['next']}", 404)
+    reads("/api/items/i0001/similar", 404)
+    for path in ("/api/items", "/api/items/export", "/api/users", "/api/users/export"):
+        assert "ann" not in reads(path, 200).text
+    assert reads("/api/users/ann/data", 200).json() == {"records": []}
+    assert reads("/api/recommend/ann", 200).json()["items"] == []
+    assert reads("/api/popular", 200).json() == {"items": []}
+    again = locked.call("POST", "/api/recommend", key=two, **asked).json()
+    assert again["request_id"] != kept["request_id"]
+    # Nor does what it writes, merges or erases touch the first.
+    assert locked.post("/api/events", event, key=two).json()["events"][0]["outcome"] == "new"
+    locked.post("/api/users/eve/merge", {"session_id": "ann"}, key=two)
+    problem(locked.call("PATCH", "/api/items/secret-item", json={"stock": 0}, key=two), 404)
+    assert locked.call("DELETE", "/api/items/secret-item", key=two).json() == {"count": 0}
+    erased = locked.call("DELETE", "/api/users/ann/data", key=two).json()
+    assert erased["events"] == 1
+    assert locked.get("/api/items/secret-item", key=one).status_code == 200
+    assert len(locked.get("/api/users/ann/data", key=one).json()["records"]) >= 3
+    assert len(locked.tenant().live.recommender.history("ann")) == 1
+    metrics = locked.get("/metrics").text
+    assert "ann" not in metrics
+    assert "secret-item" not in metrics
+
+
+def test_a_key_of_one_tenant_cannot_revoke_anothers(locked):
+    key = key_for(locked, "read")
+    assert not locked.service.store.keys.revoke("rival", key.split("_")[1], now=1.0)
+    assert locked.get("/api/popular", key=key).status_code == 200
+
+
+# Logs
+
+
+def test_no_secret_is_ever_logged(locked, caplog):
+    caplog.set_level(logging.DEBUG)
+    key = key_for(locked, "admin")
+    wrong = key[:-1] + ("0" if key[-1] != "0" else "1")
+    for route in ROUTES:
+        called(locked, route, key)
+        called(locked, route, wrong)
+    locked.call("POST", "/api/events", key=key, content=b'{"user_id": ')
+    secret = key.split("_")[2]
+    told = "\n".join(f"{r.getMessage()} {r.exc_info} {vars(r)}" for r in caplog.records)
+    assert "default" in told  # something was logged
+    assert secret not in told
+    assert secret[:-1] not in told
+
+
+def test_a_fault_of_ours_tells_the_caller_nothing_of_its_inside(shop, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise ValueError("inner workings")
+
+    monkeypatch.setattr(shop.tenant().live, "recommend", broken)
+    answer = shop.get("/api/recommend/ann")
+    assert "inner workings" not in problem(answer, 500)
+    assert answer.headers["X-Request-ID"] in answer.text
+    assert "inner workings" in caplog.text
+
+
+# Hostile bodies
+
+
+def sent(shop, path, content, **headers):
+    headers = {"Content-Type": "application/json", **headers}
+    return shop.call("POST", path, content=content, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"[]", 422),
+        (b"null", 422),
+        (b"7", 422),
+        (b"\xff\xfe", 400),
+        (b'{"user_id": "\xff"}', 400),
+        (b'{"user_id": "a", "item_id": "i", "value": NaN}', 400),
+        (b'{"user_id": "a", "item_id": "i", "value": 1e999}', 422),
+        (b'{"user_id": "a", "item_id": "i", "timestamp": -1}', 422),
+        (b'{"user_id": "a", "item_id": "i", "timestamp": "now"}', 422),
+        (b'{"user_id": "a", "item_id": "i", "colour": 1}', 422),
+        (b'{"user_id": "", "item_id": "i"}', 422),
+        (b'{"user_id": "' + b"a" * 257 + b'", "item_id": "i"}', 422),
+        (b'{"user_id": "a\\u0000b", "item_id": "i"}', 422),
+        (b'{"user_id": "\\ud800", "item_id": "i"}', 400),
+        (b'{"user_id": "a", "item_id": "i", "context": ' + b"[" * 100_000, 400),
+        (b'{"user_id": "a", "item_id": "i", "context": {"a": ' + b'{"a": ' * 2_000, 400),
+        (b'{"events": []}', 422),
+        (b'{"events": {"user_id": "a"}}', 422),
+        (b'{"events": [1]}', 422),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_body_that_is_wrong_is_a_problem_that_says_why(quiet, content, status):
+    assert problem(sent(quiet, "/api/events", content), status)
+
+
+@pytest.fixture(scope="module")
+def quiet(loop, tmp_path_factory):
+    """One service for tests that are refused."""
+    made = opened(f"sqlite:///{tmp_path_factory.mktemp('quiet')}/s.db", loop=loop)
+    yield made
+    assert made.service.store.log.read("default") == []
+    made.close()
+
+
+def test_deep_json_that_closes_is_refused_or_stored_but_never_fails(shop):
+    deep = b'{"a": ' * 500 + b"1" + b"}" * 500
+    content = b'{"user_id": "a", "item_id": "i", "context": ' + deep + b"}"
+    assert sent(shop, "/api/events", content).status_code in (200, 400, 422)
+    content = b'{"id": "deep", "attributes": ' + deep + b"}"
+    assert sent(shop, "/api/items", content).status_code in (200, 400, 422)
+    shop.settle()
+    assert shop.get("/api/items").status_code == 200
+
+
+def test_a_body_that_is_too_long_is_413_whether_it_says_so_or_not(quiet):
+    long = b" " * 10_000_000
+    assert "8,388,608" in problem(sent(quiet, "/api/events", long), 413)
+
+    async def parts():
+        for _ in range(200):
+            yield b" " * 50_000
+
+    problem(sent(quiet, "/api/events", parts()), 413)
+
+
+def test_100_000_items_in_one_call_are_refused_and_as_lines_taken(shop):
+    entries = [{"id": f"n{i}"} for i in range(100_000)]
+    answer = shop.post("/api/items", {"entries": entries})
+    assert "5000" in problem(answer, 422)
+    lines = "\n".join(json.dumps(entry) for entry in entries[:3_000])
+    answer = shop.call("POST", "/api/items/import", content=lines)
+    assert answer.json() == {"count": 3_000}
+    shop.settle()
+    assert len(shop.ids("ann", n=20)) == 20
+
+
+@pytest.mark.parametrize(
+    ("path", "params"),
+    [
+        ("/api/recommend/ann", {"n": -1}),
+        ("/api/recommend/ann", {"n": 0}),
+        ("/api/recommend/ann", {"n": 1_001}),
+        ("/api/recommend/ann", {"n": "ten"}),
+        ("/api/recommend/ann", {"n": "9" * 400}),
+        ("/api/recommend/ann", {"m": 3}),
+        ("/api/recommend/ann", [("n", "3"), ("n", "4")]),
+        ("/api/recommend/ann", {"next": "nothing"}),
+        ("/api/recommend/ann", {"next": "a.b"}),
+        ("/api/recommend/ann", {"next": "a.\u0665"}),
+        ("/api/recommend/ann", {"next": "a.\u00b2"}),
+        ("/api/recommend/ann", {"next": "a." + "9" * 298}),
+        ("/api/recommend/" + "a" * 257, {}),
+        ("/api/recommend/a%00b", {}),
+        ("/api/popular", {"n": -5}),
+        ("/api/items", {"limit": 0}),
+        ("/api/items", {"after": "\x00"}),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_parameters_out_of_range_are_refused(quiet, path, params):
+    assert problem(quiet.get(path, params=params), 422)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "__import__('os').system('id')",
+        "price < ",
+        "price < 20 and " * 100 + "price < 20",
+        "(" * 500 + "price < 20" + ")" * 500,
+        "not " * 400 + "hidden",
+        "no_such < 3",
+        "title < 3",
+        "price in " + str(list(range(300))),
+        "price = 1; DROP TABLE items",
+        "price < 1e999",
+        'title == "' + "a" * 1_900 + '"',
+        "item_id.__class__",
+        "\x00",
+    ],
+    ids=lambda text: text[:30],
+)
+def test_a_hostile_filter_is_refused_or_matches_as_written_and_never_runs(quiet, hostile):
+    answer = quiet.get("/api/recommend/ann", params={"filter": hostile})
+    if answer.status_code != 200:
+        problem(answer, 422)
+    assert quiet.get("/api/popular", params={"filter": hostile}).status_code in (200, 422)
+
+
+def test_paths_that_do_not_exist_are_problems(quiet):
+    problem(quiet.get("/api/nothing"), 404)
+    problem(quiet.call("DELETE", "/api/events"), 405)
+    problem(quiet.get("/api/../etc/passwd"), 404)
