@@ -108,6 +108,9 @@ def run(service: Service, *, listening: socket.socket | None = None) -> None:
         listening: a socket that other processes answer on too; None: one of its own.
     """
     service.tenants.open_now(OWNER)
+    # uvicorn sends itself the signal again once it is done, which would end the process before
+    # what waits is written.
+    signal.signal(signal.SIGTERM, lambda *_: log.info("stopping=1"))
     told = service.settings.service
     config = uvicorn.Config(
         service.app(),
