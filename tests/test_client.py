@@ -1,6 +1,5 @@
 """The clients against a real service: each call, what is sent again, and what is raised."""
 
-import asyncio
 import random
 import re
 import threading
@@ -14,20 +13,6 @@ from steerec.client import AsyncSteerecClient, Entry, Event, Retries, ServiceErr
 from steerec.service.app import ROUTES
 
 KETTLE = Entry("kettle", {"title": "Kettle", "price": 30.0}, labels=("steel",), stock=2)
-
-
-@pytest.fixture(scope="module")
-def loop():
-    made = asyncio.new_event_loop()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def shop(sqlite_url, loop):
-    made = opened(sqlite_url, loop=loop)
-    yield made
-    made.close()
 
 
 class Announced(uvicorn.Server):
@@ -188,7 +173,8 @@ def test_answers_are_values(got):
     assert got["item"].labels == ("steel",)
     assert (got["changed"].stock, got["changed"].attributes) == (0, {"title": "Kettle"})
     assert got["items"].next == got["items"].entries[-1].id
-    assert [record["id"] for record in got["export"]] == ["kettle"]
+    assert "kettle" in {record["id"] for record in got["export"]}
+    assert "pot" not in {record["id"] for record in got["export"]}
     assert {record["id"] for record in got["export_users"]} >= {"ann", "ben"}
     assert got["user_changed"].attributes == {"age": 32}
     assert [choice.position for choice in got["list"].items] == [1, 2, 3]
@@ -220,7 +206,7 @@ def test_the_waiting_client_counts_a_click_on_the_next_list(client, shop):
     )
     assert client.recommend(user, n=3) != first
     assert client.put_items([KETTLE]) == 1
-    assert [record["id"] for record in client.export_items()] == ["kettle"]
+    assert "kettle" in {record["id"] for record in client.export_items()}
 
 
 def test_a_problem_is_raised_with_its_status_and_words(client):

@@ -3,7 +3,6 @@
 `benchmarks/compat/pygorse.py` runs PyGorse itself, which the project does not depend on.
 """
 
-import asyncio
 import json
 
 import pytest
@@ -26,28 +25,6 @@ ITEM = {
     "Comment": "A kettle",
 }
 USER = {"UserId": "bob", "Labels": {"gender": "M", "age": 24}, "Comment": "my user"}
-
-
-@pytest.fixture(scope="module")
-def loop():
-    made = asyncio.new_event_loop()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def shop(sqlite_url, loop):
-    made = opened(sqlite_url, loop=loop)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def bare(sqlite_url, loop):
-    """A service that began with nothing."""
-    made = opened(sqlite_url, fitted=False, loop=loop)
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -144,18 +121,18 @@ def test_no_label_is_lost_on_the_way_to_the_store_and_back(labels, categories, c
     assert back.timestamp == item.timestamp
 
 
-def test_many_are_inserted_and_paged_with_cursors(shop):
+def test_many_are_inserted_and_paged_with_cursors(bare):
     users = [{"UserId": f"u{n}"} for n in range(5)]
-    assert call(shop, "POST", "/users", users) == {"RowAffected": 5}
+    assert call(bare, "POST", "/users", users) == {"RowAffected": 5}
     found, cursor, pages = [], "", 0
     while cursor or not pages:
-        page = call(shop, "GET", "/users", n=2, cursor=cursor)
+        page = call(bare, "GET", "/users", n=2, cursor=cursor)
         found += [user["UserId"] for user in page["Users"]]
         cursor, pages = page["Cursor"], pages + 1
     assert found == ["u0", "u1", "u2", "u3", "u4"]
     assert pages == 3
-    call(shop, "POST", "/items", [ITEM, {"ItemId": "tea", "Timestamp": ""}])
-    page = call(shop, "GET", "/items", n=10, cursor="")
+    call(bare, "POST", "/items", [ITEM, {"ItemId": "tea", "Timestamp": ""}])
+    page = call(bare, "GET", "/items", n=10, cursor="")
     assert [item["ItemId"] for item in page["Items"]] == ["kettle", "tea"]
     assert page["Items"][1] == {
         "ItemId": "tea",
