@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -110,7 +112,8 @@ def run(service: Service, *, listening: socket.socket | None = None) -> None:
     service.tenants.open_now(OWNER)
     # uvicorn sends itself the signal again once it is done, which would end the process before
     # what waits is written.
-    signal.signal(signal.SIGTERM, lambda *_: log.info("stopping=1"))
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: log.info("stopping=1"))
     told = service.settings.service
     config = uvicorn.Config(
         service.app(),
