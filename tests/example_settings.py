@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 import textwrap
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -88,6 +89,9 @@ def _section(path, kind, values):
         elif f"{path}.{name}" == "data.weights":
             rows = [f"{k} = {v!r}" for k, v in DEFAULT_WEIGHTS.items()]
             nested.append(_free_table(path, name, told[name], rows))
+        elif isinstance(value, Mapping):
+            rows = [f"{k} = {_toml(v)}" for k, v in value.items()]
+            nested.append(_free_table(path, name, told[name], rows))
         else:
             in_baskets = getattr(kind, "FOR_BASKETS", {}).get(name)
             more = "" if in_baskets is None else f"; in baskets {_toml(in_baskets)}"
@@ -122,6 +126,9 @@ def _toml(value):
         return f"{value:_}" if abs(value) >= 10_000 else repr(value)
     if isinstance(value, str | Path):
         return json.dumps(str(value))
+    if is_dataclass(value):
+        parts = [f"{n} = {_toml(getattr(value, n))}" for n in names_of(type(value))]
+        return f"{{ {', '.join(parts)} }}"
     return f"[{', '.join(_toml(v) for v in value)}]"
 
 

@@ -26,6 +26,7 @@ from steerec.engine.blend import BlendConfig
 from steerec.engine.calibrate import CalibrationConfig
 from steerec.engine.live import LiveConfig, ScenarioConfig
 from steerec.engine.model import FitConfig
+from steerec.engine.online import TuningConfig
 from steerec.engine.phi import PhiConfig
 from steerec.engine.pool import PoolConfig
 from steerec.errors import ConfigError, DataError
@@ -219,6 +220,7 @@ class Settings:
     phi: PhiConfig = field(default_factory=PhiConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
     service: ServiceConfig = field(default_factory=ServiceConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
     scenarios: Mapping[str, ScenarioConfig] = field(default_factory=dict)
 
     def live_config(self) -> LiveConfig:
@@ -226,7 +228,14 @@ class Settings:
         named = {name: one for name, one in self.scenarios.items() if name != "default"}
         default = self.scenarios.get("default", ScenarioConfig())
         phi = replace(self.phi, scenarios=self.phi.scenarios or tuple(named))
-        return LiveConfig(scenarios=named, default=default, pool=self.pool, phi=phi)
+        return LiveConfig(
+            scenarios=named,
+            default=default,
+            create_items=self.service.create_items,
+            pool=self.pool,
+            phi=phi,
+            tuning=self.tuning,
+        )
 
     @property
     def cache_dir(self) -> Path:
@@ -265,6 +274,7 @@ SECTIONS: Mapping[str, type] = {
     "phi": PhiConfig,
     "pool": PoolConfig,
     "service": ServiceConfig,
+    "tuning": TuningConfig,
 }
 
 

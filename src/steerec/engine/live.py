@@ -15,6 +15,7 @@ from steerec.engine.availability import Availability
 from steerec.engine.bootstrap import model_of_nothing, model_without_events
 from steerec.engine.growth import ItemChange, caught_up, changed
 from steerec.engine.model import Model
+from steerec.engine.online import Online, TuningConfig
 from steerec.engine.phi import PhiConfig
 from steerec.engine.pool import PoolConfig
 from steerec.engine.recommender import Recommender
@@ -74,6 +75,7 @@ class LiveConfig:
     create_items: bool = True
     pool: PoolConfig = field(default_factory=PoolConfig)
     phi: PhiConfig = field(default_factory=PhiConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
 
     def scenario(self, name: str | None) -> ScenarioConfig:
         """The settings of a placement."""
@@ -125,6 +127,8 @@ class Live:
     ) -> None:
         self.tenant, self.store, self.config, self.encoder = tenant, store, config, encoder
         self.applied: Counter[str] = Counter()
+        self.online: Online | None = None  # as soon as a strategy is followed
+        self._newest = now
         self._lock = threading.RLock()  # whoever reads or changes the state below
         self._catalogue = threading.RLock()  # whoever makes a longer catalogue
         model = model or model_of_nothing(clock=now, config=config.phi)
@@ -164,9 +168,15 @@ class Live:
                 f"strategy {strategy.version} weighs {strategy.heads} by {strategy.features}, the "
                 f"model has {own.heads} by {own.features}"
             )
+        now = self._newest
         with self._lock:
             policy = self._state.policy
             self._state.policy = replace(policy, theta=strategy.theta, version=strategy.version)
+            if self.online is None:
+                tuning = self.config.tuning
+                self.online = Online(self.tenant, self.store, strategy, tuning, now=now)
+            elif self.online.promoted.version != strategy.version:
+                self.online.promote(strategy, now=now)
 
     @property
     def seq(self) -> int:
@@ -189,6 +199,15 @@ class Live:
         )
         with self._lock:
             policy = replace(self._state.policy, draw=scenario.draw)
+            if self.online is not None:
+                given = self.online.given(query.user_id, query.session)
+                policy = replace(
+                    policy,
+                    theta=given.theta,
+                    turn=None if given.offset is None else given.turned,
+                    epoch=given.epoch,
+                    arm=given.arm,
+                )
             return serve(self._state.recommender, query, policy, request_id=request_id, now=now)
 
     # What is taken in
@@ -264,6 +283,11 @@ class Live:
                 self._state.ahead = {seq for seq in self._state.ahead if seq > self._state.seq}
         return n_taken
 
+    def tune(self, *, now: float) -> int:
+        """Let what people did move the strategy, and publish an epoch if one is due; rows read."""
+        self._newest = now
+        return 0 if self.online is None else self.online.follow(now)
+
     def follow_items(self, *, now: float) -> int:
         """Take in items that the store has changed since; how many."""
         n_taken = 0
@@ -309,12 +333,9 @@ class Live:
         """
         with self._lock:
             self._state.erased[digest_of_user(self.tenant, user_id)] = seq
-            history = self._state.recommender.history(user_id)
-            told = {}
-            for name, head in self.model.heads.items():
-                exact = head.forget(history.user_idx, history)
-                told[name] = "exact" if exact else "next fit"
-            self._state.recommender.forget(user_id)
+            told = self._state.recommender.forget(user_id)
+            if self.online is not None:
+                self.online.forget(user_id)
             return told
 
     def swap(
@@ -335,6 +356,7 @@ class Live:
             fresh.follow(now=now)
             self._state = fresh._state
             self.applied["swaps"] += 1
+            self.online = fresh.online
 
     # Inside
 

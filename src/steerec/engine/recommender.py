@@ -163,9 +163,20 @@ class Recommender:
         """
         self._people.learn([(event, self._catalogue.index(event.item_id)) for event in events])
 
-    def forget(self, user_id: str) -> None:
-        """Drop a user's live events and states; what heads learnt of them is not undone."""
+    def forget(self, user_id: str) -> dict[str, str]:
+        """Drop a user's events and states; head → `exact` if it is now as fitted without them.
+
+        Else `next fit`, as with heads that counted events live: they cannot tell them apart.
+        """
+        user_idx = self.history(user_id).user_idx  # -1 also of who was forgotten before
+        counted = len(self.live_histories().get(user_id, ())) > 0
+        told = {}
+        for name, head in self.model.heads.items():
+            exact = user_idx < 0 or head.forget(user_idx, self.model.data.history(user_idx))
+            live = counted and getattr(head, "counts_live", False)
+            told[name] = "exact" if exact and not live else "next fit"
         self._people.forget(user_id)
+        return told
 
     def unlearn(self, user_id: str, item_ids: Iterable[str], kept: Iterable[Event]) -> None:
         """Take items out of a user's history, but for the events that are kept."""
@@ -211,12 +222,14 @@ class Recommender:
         also: Indices | None = None,
         narrow: bool = False,
         theta: NDArray[np.float64] | None = None,
+        turn: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
     ) -> Scored:
         """Score the candidates of a query, and the items in `also`.
 
         Args:
             narrow: leave out what cannot come into the pool.
             theta: (n_heads, n_features) in place of the model's.
+            turn: what becomes of the head weights (n_heads,), such as a person's own part.
         """
         _check_n(query.n)
         now = self._people.latest() if query.now is None else query.now
@@ -228,7 +241,8 @@ class Recommender:
         names, raw = self._answers(person, items, now)
         items = self._all_items if items is None else items
         phi = self._phi(query, person.history, now)
-        weights = self._of(self.model.strategy.theta if theta is None else theta, names) @ phi
+        w = (self.model.strategy.theta if theta is None else theta) @ phi
+        weights = self._of(w if turn is None else turn(w), names)
         curves = self._curves(names, person.history.n_told)
         if narrow:
             kept = self._contenders(raw, curves, weights, allowed[items], items, n=query.n)

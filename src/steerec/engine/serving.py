@@ -1,6 +1,6 @@
 """A slate as it is served: drawn by the sampler, with all that is needed to replay it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,11 +21,13 @@ class Policy:
 
     Attributes:
         theta: (n_heads, n_features) in place of the model's; None: the model's.
+        turn: what becomes of the head weights, such as a person's own part; None: nothing.
         version, epoch, arm: told with the slate.
     """
 
     draw: SamplerConfig
     theta: NDArray[np.float64] | None = None
+    turn: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None
     version: int = 0
     epoch: int = 0
     arm: str = "live"
@@ -54,7 +56,7 @@ def serve(
     Raises:
         ValueError, DataError: as Recommender.recommend.
     """
-    scored = recommender.score(query, narrow=True, theta=policy.theta)
+    scored = recommender.score(query, narrow=True, theta=policy.theta, turn=policy.turn)
     pool = np.sort(recommender.shortlist(scored, query.n))
     z = _logged(scored, pool)
     w = np.append(scored.weights, 1.0).astype(np.float32)

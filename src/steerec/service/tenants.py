@@ -50,6 +50,9 @@ class Tenant:
                 self.live.follow_items(now=now)
             if not self.live.promoted:
                 ensure_promoted(self.live, self.store, now=now)
+            if now - self._tuned >= TUNE_EVERY_S or now < self._tuned:
+                self._tuned = now
+                self.live.tune(now=now)
             self._away.pop("store", None)
         except StorageError as e:
             if "store" not in self._away:

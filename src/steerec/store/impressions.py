@@ -168,6 +168,13 @@ class Impressions:
             yield from found
             after = found[-1].seq
 
+    def first_seq(self, tenant: str, *, since: float) -> int:
+        """Place of the first page shown at `since` (Unix seconds) or later; 0: there is none."""
+        t = impressions
+        wanted = sa.select(sa.func.min(t.c.seq)).where(t.c.tenant == tenant, t.c.time >= since)
+        with self._database.read() as connection:
+            return connection.execute(wanted).scalar() or 0
+
     def of_user(self, tenant: str, user_id: str) -> list[Impression]:
         """All pages a user was shown, oldest first."""
         t = impressions
@@ -227,7 +234,6 @@ def _stored(
     connection: sa.Connection, tenant: str, rows: Sequence[_Served]
 ) -> set[tuple[str, int]]:
     """Which of the pages are stored already."""
-    t = impressions
     found: set[tuple[str, int]] = set()
     for chunk in in_chunks([row.impression["request_id"] for row in rows]):
         asked = {"tenant": tenant, "ids": chunk}

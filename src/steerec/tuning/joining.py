@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,6 +157,19 @@ class Joiner:
                 self._count("dropped_for_room")
             self._drop(key)
         return found
+
+    def open_pages(self) -> list[tuple[str, int]]:
+        """Request id and start of each page whose reward is not settled, oldest first."""
+        return list(self._open)
+
+    def oldest(self) -> float | None:
+        """Unix seconds at which the oldest page was shown that is kept; None: there is none."""
+        return next((kept.shown.time for kept in self._kept.values()), None)
+
+    def settle(self, still_open: Set[tuple[str, int]]) -> None:
+        """Close all other pages without telling: what they taught is known."""
+        for key in [key for key in self._open if key not in still_open]:
+            self._close(key)
 
     def forget(self, user_id: str) -> None:
         """Drop a user's pages, open ones without learning from them."""

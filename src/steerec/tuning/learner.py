@@ -28,10 +28,10 @@ class LearnerConfig:
     drift_keep: float = 0.1  # share of what was learnt that outlives an alarm of drift
     drift_memory_rows: float = 10_000.0  # as memory_rows, for a while after an alarm
     half_life_days: float = 60.0  # time after which what was learnt weighs half, whatever comes
-    publish_every_s: float = 1.0
+    publish_every_s: float = 1.0  # an epoch at most so often
     most_move: float = 8.0  # largest ‖γθ − its prior‖, in lengths of the prior
     position_rows: float = 30.0  # rows that the prior of b_position stands for
-    drift: DriftConfig = field(default_factory=DriftConfig)
+    drift: DriftConfig = field(default_factory=DriftConfig)  # the alarm that forgets faster
 
     def __post_init__(self) -> None:
         for name in ("memory_rows", "drift_memory_rows", "half_life_days", "position_rows"):

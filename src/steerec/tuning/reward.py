@@ -70,17 +70,24 @@ class Constraint:
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig:
-    """Settings of the reward."""
+    """Settings of the reward.
+
+    Attributes:
+        outcomes: kind of event → its reward, seconds after showing within which it counts, and
+            the values worth nothing and all of it (equal: any value is).
+        scenarios: placement → kinds that count otherwise there.
+        constraints: second aims: name, measure (kind → share) and floor of its mean a slate.
+    """
 
     outcomes: Mapping[str, Outcome] = field(default_factory=lambda: OUTCOMES)
-    scenarios: Mapping[str, Mapping[str, Outcome]] = field(default_factory=dict)  # overrides
+    scenarios: Mapping[str, Mapping[str, Outcome]] = field(default_factory=dict)
     close_after_s: float = 1_800.0  # an impression closes then, or at the user's next request
     late_s: float = 7 * DAY_S  # how long closed impressions are kept for late reactions
     most_kept: int = 50_000  # impressions in memory, open and closed
     ahead_s: float = 300.0  # how far a reaction's clock may run ahead of ours
     constraints: tuple[Constraint, ...] = ()
     price_step: float = 0.001  # of a constraint's price, a slate and unit below the floor
-    most_price: float = 5.0
+    most_price: float = 5.0  # of a constraint
 
     def __post_init__(self) -> None:
         if min(self.close_after_s, self.late_s, self.most_kept, self.price_step) <= 0:
