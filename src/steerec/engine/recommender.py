@@ -31,6 +31,8 @@ from steerec.engine.rules import Catalogue
 
 log = logging.getLogger(__name__)
 
+Turn = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
 WORTH_NARROWING = 3  # times as many candidates as the pool takes; below, all are as fast
 
 
@@ -222,7 +224,7 @@ class Recommender:
         also: Indices | None = None,
         narrow: bool = False,
         theta: NDArray[np.float64] | None = None,
-        turn: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
+        turn: Turn | None = None,
     ) -> Scored:
         """Score the candidates of a query, and the items in `also`.
 
@@ -241,8 +243,7 @@ class Recommender:
         names, raw = self._answers(person, items, now)
         items = self._all_items if items is None else items
         phi = self._phi(query, person.history, now)
-        w = (self.model.strategy.theta if theta is None else theta) @ phi
-        weights = self._of(w if turn is None else turn(w), names)
+        weights = self._of(self._weights(phi, theta, turn), names)
         curves = self._curves(names, person.history.n_told)
         if narrow:
             kept = self._contenders(raw, curves, weights, allowed[items], items, n=query.n)
@@ -263,6 +264,13 @@ class Recommender:
             skipped=skipped,
             left_out=tuple(name for name in self.model.heads if name not in names),
         )
+
+    def _weights(
+        self, phi: NDArray[np.float64], theta: NDArray[np.float64] | None, turn: Turn | None
+    ) -> NDArray[np.float64]:
+        """(n_heads,): w = θφ, and what becomes of it."""
+        w = (self.model.strategy.theta if theta is None else theta) @ phi
+        return w if turn is None else turn(w)
 
     def _allowed(self, query: Query, person: Person, now: float) -> NDArray[np.bool_]:
         """(n_items,): the hard rules."""
