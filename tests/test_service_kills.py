@@ -11,8 +11,10 @@ import threading
 import time
 import urllib.request
 from collections import Counter
+from http.client import HTTPException
 from itertools import count
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 
@@ -22,6 +24,9 @@ START = "from steerec.cli import main; main()"
 SETTINGS = """
 [deployment]
 database_url = "{url}"
+
+[service]
+metrics_port = {metrics_port}
 
 [encoder]
 encoder = "none"
@@ -34,11 +39,10 @@ class Server:
     """`steerec serve` from nothing, in a process of its own that can be killed."""
 
     def __init__(self, folder: Path):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port, self.metrics_port = free_ports(2)
         self.settings = folder / "steerec.toml"
-        self.settings.write_text(SETTINGS.format(url=f"sqlite:///{folder}/store.db"))
+        url = f"sqlite:///{folder}/store.db"
+        self.settings.write_text(SETTINGS.format(url=url, metrics_port=self.metrics_port))
         self.log = folder / "log.jsonl"
 
     def start(self):
@@ -76,12 +80,21 @@ class Server:
             return json.loads(answer.read())
 
 
+def free_ports(n):
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(n)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
 class Senders:
     """Threads that send events while the server lives, and know which were acknowledged."""
 
     def __init__(self, server: Server):
         self.server, self.numbers = server, count()
         self.acknowledged: dict[str, tuple[str, str]] = {}
+        self.outcomes: Counter[str] = Counter()
         self._over = threading.Event()
 
     def while_it_lives(self, wanted: int):
@@ -105,15 +118,13 @@ class Senders:
                 {"event_id": f"e{n}", "user_id": f"u{n % 7}", "item_id": f"i{n % ITEMS}"}
                 for n in numbers
             ]
-            try:
-                told = self.server.call("/api/events", {"events": batch})
+            with contextlib.suppress(OSError, HTTPException):  # killed while it was asked
+                told = self.server.call("/api/events", {"events": batch})["events"]
+                for event, was in zip(batch, told, strict=True):
+                    self.acknowledged[event["event_id"]] = (event["user_id"], event["item_id"])
+                    self.outcomes[was["outcome"]] += 1
                 if numbers[0] % 5 == 0:  # again, as a sender does who missed the answer
                     self.server.call("/api/events", {"events": batch})
-            except (OSError, ValueError):  # killed while it was asked
-                continue
-            for event, was in zip(batch, told["events"], strict=True):
-                assert was["outcome"] == "new"
-                self.acknowledged[event["event_id"]] = (event["user_id"], event["item_id"])
 
 
 def stored(folder):
@@ -138,6 +149,7 @@ def check_kills(folder, n_kills, each):
     try:
         promised, kept = senders.acknowledged, stored(folder)
         assert len(promised) >= n_kills * each
+        assert set(senders.outcomes) == {"new"}
         assert promised.items() <= kept.items()
         counted = server.call("/api/users/u0/data")["records"]
         mine = {i for i, (user, _) in kept.items() if user == "u0"}
@@ -156,7 +168,7 @@ def check_kills(folder, n_kills, each):
 
 def metric(server, name, **labels):
     """The value of one metric."""
-    url = f"http://127.0.0.1:{server.port}/metrics"
+    url = f"http://127.0.0.1:{server.metrics_port}/metrics"
     with urllib.request.urlopen(url, timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     (line,) = (
@@ -183,6 +195,10 @@ def test_a_service_told_to_stop_writes_what_waits_and_ends_well(tmp_path):
         items = [{"id": f"i{n}", "attributes": {"title": f"thing {n}"}} for n in range(20)]
         server.call("/api/items", {"entries": items})
         shown = [server.call(f"/api/recommend/u{n}")["request_id"] for n in range(10)]
+        assert metric(server, "steerec_items", tenant="default") == 20
+        for path in ("/metrics", "/docs", "/openapi.json"):
+            with pytest.raises(HTTPError, match="404"):
+                server.call(path)
     finally:
         assert server.stop() == 0
     store = open_store(f"sqlite:///{tmp_path}/store.db")

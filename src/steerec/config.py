@@ -156,7 +156,7 @@ class ServiceConfig:
 
     host: str = "127.0.0.1"  # address to listen on
     port: int = 8080  # 0: any free one
-    metrics_port: int = 0  # metrics, health and docs on a port of their own; 0: on the same
+    metrics_port: int = 0  # metrics and docs on a port of their own, with health; 0: on the same
     keys: bool = False
     tls_certificate: Path | None = None  # PEM file; with it, the service speaks HTTPS
     tls_key: Path | None = None  # PEM file of the certificate's key

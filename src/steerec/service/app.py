@@ -161,11 +161,12 @@ ROUTES: tuple[Route, ...] = (
 Beside = Callable[[], Awaitable[None]]  # runs until it is cancelled
 
 
-def create_app(counter: Counter, *, beside: Sequence[Beside] = ()) -> FastAPI:
+def create_app(counter: Counter, *, beside: Sequence[Beside] = (), public: bool = False) -> FastAPI:
     """The app over these tenants.
 
     Args:
         beside: what runs as long as the app does.
+        public: whether metrics and docs are left out, for `create_operators_app` to show.
     """
 
     @asynccontextmanager
@@ -178,14 +179,32 @@ def create_app(counter: Counter, *, beside: Sequence[Beside] = ()) -> FastAPI:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    app = FastAPI(title="steerec", version=__version__, lifespan=life, redoc_url=None)
-    for route in (*ROUTES, *gorse.routes()):
+    routes = [route for route in ROUTES if not public or route.handle is not operations.get_metrics]
+    app = FastAPI(
+        title="steerec",
+        version=__version__,
+        lifespan=life,
+        redoc_url=None,
+        openapi_url=None if public else "/openapi.json",
+    )
+    _add(app, counter, [*routes, *gorse.routes()])
+    counter.telemetry.watch(counter.tenants)
+    return app
+
+
+def create_operators_app(counter: Counter) -> FastAPI:
+    """What `metrics_port` shows: metrics, health, and the docs of all routes."""
+    app = FastAPI(title="steerec", version=__version__, redoc_url=None)
+    _add(app, counter, [route for route in ROUTES if route.tag == "operations"])
+    return app
+
+
+def _add(app: FastAPI, counter: Counter, routes: Sequence[Route]) -> None:
+    for route in routes:
         app.add_route(route.path, counter.endpoint(route), methods=[route.method])
     described = document(ROUTES)
     app.openapi = lambda: described  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _no_route)
-    counter.telemetry.watch(counter.tenants)
-    return app
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

@@ -6,7 +6,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,8 @@ from steerec.config import Settings
 from steerec.contracts import Encoder
 from steerec.engine.model import Model
 from steerec.engine.texts import encoder_of, opened_encoder
-from steerec.service.app import Beside, create_app, keeping_up
+from steerec.errors import ConfigError
+from steerec.service.app import Beside, create_app, create_operators_app, keeping_up
 from steerec.service.calls import Counter
 from steerec.service.gate import OWNER, Gate
 from steerec.service.refits import Refits
@@ -48,7 +50,8 @@ class Service:
 
     def app(self) -> FastAPI:
         """The ASGI app."""
-        return create_app(self.counter, beside=self.beside)
+        apart = self.settings.service.metrics_port > 0
+        return create_app(self.counter, beside=self.beside, public=apart)
 
     def close(self) -> None:
         """Write what waits and close the store."""
@@ -91,7 +94,7 @@ def build(
     # A server may have other writers; a file of SQLite is this process's own.
     wakes = Wakes(tenants, url=settings.deployment.redis_url, others=store.database.path is None)
     counter = Counter(tenants, gate, telemetry, clock, service.most_body_bytes, written=wakes.tell)
-    beside = (
+    beside: tuple[Beside, ...] = (
         keeping_up(tenants, clock, wakes),
         wakes.publish,
         wakes.listen,
@@ -99,6 +102,7 @@ def build(
         *readers(settings, tenants, wakes.tell, clock),
         refits.schedule,
         partial(refits.watch, tenants),
+        *_for_operators(settings, counter),
     )
     return Service(settings, store, tenants, counter, beside, refits)
 
@@ -129,6 +133,39 @@ def run(service: Service, *, listening: socket.socket | None = None) -> None:
         uvicorn.Server(config).run(None if listening is None else [listening])
     finally:
         service.close()
+
+
+class _Beside(uvicorn.Server):
+    """A server within another one, which has the signals."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """See uvicorn.Server."""
+        yield
+
+
+def _for_operators(settings: Settings, counter: Counter) -> tuple[Beside, ...]:
+    """Metrics and docs on a port of their own, if asked.
+
+    Raises:
+        ConfigError: if the port is taken.
+    """
+    told = settings.service
+    if told.metrics_port == 0:
+        return ()
+    several = told.workers > 1  # any of them answers, as on the other port
+    try:
+        listening = socket.create_server((told.host, told.metrics_port), reuse_port=several)
+    except OSError as e:
+        raise ConfigError(
+            f"metrics_port={told.metrics_port} at {told.host} cannot be had ({e}): choose another"
+        ) from e
+    config = uvicorn.Config(create_operators_app(counter), log_config=None, access_log=False)
+
+    async def operators() -> None:
+        await _Beside(config).serve([listening])
+
+    return (operators,)
 
 
 def _encoder(settings: Settings, model: Model | None) -> Encoder | None:
