@@ -163,7 +163,7 @@ def closed_loop(server: Server, script: str, seconds: float) -> dict[str, float]
     file.write_text(script)
     cpu, began = server.cpu_s(), time.perf_counter()
     told = subprocess.run(
-        ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:.0f}s", "--timeout", "20s", *("-s", file, server.url)],
+        ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:.0f}s", "--timeout=20s", "-s", file, server.url],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     n = int(re.search(r"(\d+) requests in", told)[1])
