@@ -99,7 +99,8 @@ def facts(scenario: Scenario, result: Row | None, who: str) -> str:
     """Where the figures of one side come from."""
     if result is None:
         return f"- {who}: not run yet"
-    start = f"{result['finished']}, load {result['load_average_before']} before"
+    load = result["load_average_before"]
+    start = f"{result['finished']}, load {'not noted' if load is None else load} before"
     return (
         f"- {who}: {scenario.data}, track {result['track']}, {result['requests']:,} requests, "
         f"data `{result['data_hash'][:12]}`, commit `{result['commit']}`, seed {result['seed']}, "

@@ -75,6 +75,10 @@ def run_product(name: str, scenario: Scenario, data_dir: Path, seed: int) -> Non
             f"--seed={seed}",
             f"--json={out}",
         ]
+        if scenario.settings:
+            config = Path(folder) / "steerec.toml"
+            config.write_text(scenario.settings, "utf-8")
+            words.append(f"--config={config}")
         subprocess.run(words, check=True, env=child_env())
         result = json.loads(out.read_text("utf-8"))
     result["data"] = scenario.data

@@ -11,6 +11,7 @@ class Scenario:
         data: name of the set's folder in the data directory.
         peers: whether the peers can do it; none of them learns event by event, or reads texts.
         heads: as `--heads` takes them; an id that was measured with some keeps them.
+        settings: TOML for `--config`; empty: the defaults.
     """
 
     data: str
@@ -18,6 +19,7 @@ class Scenario:
     track: str
     peers: bool = True
     heads: str = "quick"
+    settings: str = ""
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -26,6 +28,14 @@ SCENARIOS: dict[str, Scenario] = {
     "P1-amazon-sports": Scenario("amazon-sports", "loo", "time-blind"),
     "P1-ml-1m-networks": Scenario(
         "ml-1m", "loo", "time-blind", peers=False, heads="quick,sequence"
+    ),
+    "P1-ml-1m-wide": Scenario(
+        "ml-1m",
+        "loo",
+        "time-blind",
+        peers=False,
+        heads="quick,sequence",
+        settings="[heads.sequence]\nwidth = 96\nepochs = 20\n",
     ),
     "P1-amazon-beauty-networks": Scenario(
         "amazon-beauty", "loo", "time-blind", peers=False, heads="quick,sequence"
