@@ -10,7 +10,8 @@ COPY src ./src
 # torch first and alone: any other order may fetch a CUDA build of several gigabytes. Give PyTorch's
 # index of builds for the CPU: docker build --build-arg TORCH_INDEX=…
 ARG TORCH_INDEX
-# hadolint ignore=DL3013  versions stand in constraints.txt
+# Versions stand in constraints.txt.
+# hadolint ignore=DL3013
 RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch==2.13.0 \
   && pip install -c constraints.txt ".[offline,postgres,redis]"
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from http import HTTPStatus
@@ -16,6 +18,7 @@ from steerec.store.catalogue import Entry
 from steerec.store.log import Appended, LoggedEvent, Outcome
 from steerec.store.values import check_id
 
+MOST_AT_ONCE = 100  # events taken in without leaving the event loop
 MERGED_FROM = "merged_from"  # in the context of an event: the session in which it happened
 
 
@@ -96,17 +99,23 @@ async def take_in(tenant: Tenant, batch: Sequence[LoggedEvent], *, now: float) -
     known = tenant.live.knows(items)
     if not known:
         await asyncio.to_thread(_create, tenant, items, now)
+    began = time.perf_counter()
     told = await tenant.store.log.append_async(tenant.name, batch, now=now)
+    durable = time.perf_counter()
     # One that is there already may not have been taken in when it was: a failure came between.
     stored = [
         replace(one, seq=was.seq, received=now)
         for one, was in zip(batch, told, strict=True)
         if was.outcome in (Outcome.NEW, Outcome.REPLAY)
     ]
-    if known:
+    if known and len(stored) <= MOST_AT_ONCE:
         tenant.live.take(stored, now=now)
-    else:  # which takes a while, if their texts are encoded
+    else:  # which takes a while, all the more if texts are encoded
         await asyncio.to_thread(tenant.live.take, stored, now=now)
+    tenant.telemetry.stage("store", durable - began)
+    tenant.telemetry.stage("learn", time.perf_counter() - durable)
+    for outcome, n in Counter(was.outcome.value for was in told).items():
+        tenant.telemetry.events.labels(tenant.name, outcome).inc(n)
     return EventsOut(
         accepted=sum(was.outcome is Outcome.NEW for was in told),
         events=[_out(one.event_id, was) for one, was in zip(batch, told, strict=True)],

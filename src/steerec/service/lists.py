@@ -139,6 +139,7 @@ async def _recommend(call: Call, wanted: RecommendIn) -> SlateOut | Response:
     served = call.tenant.live.recommend(
         query_of(call, wanted), request_id=call.request_id, now=call.now
     )
+    call.tenant.telemetry.stage("rank", time.perf_counter() - began)
     out = _out(served.slate, _applied(served, wanted, call), _next(served))
     if key is None:
         log_impression(call, served.impression)
@@ -148,7 +149,6 @@ async def _recommend(call: Call, wanted: RecommendIn) -> SlateOut | Response:
     earlier = await call.tenant.store.shown.append_async(
         call.tenant.name, served.impression, answer=answer
     )
-    log.debug("recommend seconds=%.4f", time.perf_counter() - began)
     if earlier is None:
         return _sent(body)
     _check_same(earlier, wanted)  # two came at once

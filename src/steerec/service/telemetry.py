@@ -20,6 +20,8 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._calls: dict[tuple[str, str, int], Histogram] = {}
+        self._by_stage: dict[str, Histogram] = {}
         self._seconds = Histogram(
             "steerec_request_seconds",
             "Seconds from a call's first byte to its answer",
@@ -29,7 +31,7 @@ class Telemetry:
         )
         self._stages = Histogram(
             "steerec_stage_seconds",
-            "Seconds of one stage of a list: rank, store",
+            "Seconds of one stage of a call: rank a list, store events, learn events",
             ("stage",),
             buckets=_SECONDS,
             registry=self.registry,
@@ -49,11 +51,16 @@ class Telemetry:
 
     def called(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a call."""
-        self._seconds.labels(method, route, str(status)).observe(seconds)
+        key = (method, route, status)
+        if (kept := self._calls.get(key)) is None:  # looking one up by labels costs more than all
+            kept = self._calls[key] = self._seconds.labels(method, route, str(status))
+        kept.observe(seconds)
 
     def stage(self, name: str, seconds: float) -> None:
         """Count one stage of a call."""
-        self._stages.labels(name).observe(seconds)
+        if (kept := self._by_stage.get(name)) is None:
+            kept = self._by_stage[name] = self._stages.labels(name)
+        kept.observe(seconds)
 
     def watch(self, tenants: Iterable["Tenant"]) -> None:
         """Tell of these tenants whenever metrics are read."""
