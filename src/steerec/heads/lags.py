@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from steerec.contracts import Floats, Indices
+from steerec.contracts import Floats, History, Indices
 from steerec.data.dataset import Dataset
 from steerec.data.distinct import distinct
 
@@ -39,8 +39,18 @@ class Steps:
     @classmethod
     def of(cls, data: Dataset) -> "Steps":
         """The steps of all users of `data`."""
-        liked = np.flatnonzero(data.weight > 0)
-        user, item, basket = data.user_idx[liked], data.item_idx[liked], data.basket[liked]
+        return cls._of(data.weight, data.user_idx, data.item_idx, data.basket)
+
+    @classmethod
+    def of_history(cls, history: History) -> "Steps":
+        """The steps of one user."""
+        nobody_else = np.zeros(len(history), np.int32)
+        return cls._of(history.weight, nobody_else, history.item_idx, history.basket)
+
+    @classmethod
+    def _of(cls, weight: Floats, users: Indices, items: Indices, baskets: Indices) -> "Steps":
+        liked = np.flatnonzero(weight > 0)
+        user, item, basket = users[liked], items[liked], baskets[liked]
         if len(user) == 0:
             return cls(*(np.empty(0, np.int32) for _ in range(5)))
         other_user = np.concatenate([[True], user[1:] != user[:-1]])

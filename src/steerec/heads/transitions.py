@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy import sparse
@@ -26,6 +26,7 @@ from steerec.heads.linear import (
     save_weights,
 )
 
+ROUNDING = 1e-5  # what is left of a count by rounding; the least a pair weighs is above it
 MERGE = 50_000  # live pairs held apart before they are merged into the counts
 
 
@@ -60,6 +61,8 @@ class Transitions(HistoryHead):
         counts: (n_items, n_items) float32, row = earlier item, faded by steps between.
         out: (n_items,) float64, row sums of `counts`.
         known: (n_items,) bool, items that had an event.
+        seen: (n_items,) int64, events of each item; None: fitted before they were kept, and then
+            nothing can be forgotten exactly.
         _live: earlier item → later item → weight counted since the last merge, where `counts`
             are sparse; dense ones are added to at once.
 
@@ -73,6 +76,7 @@ class Transitions(HistoryHead):
     counts: Weights
     out: np.ndarray
     known: np.ndarray
+    seen: np.ndarray | None = None
     _live: dict[int, dict[int, float]] = field(default_factory=dict)
     _n_live: int = 0  # pairs in it, as they were counted
 
@@ -87,15 +91,10 @@ class Transitions(HistoryHead):
         steps = Steps.of(data)
         if len(steps.item) == 0:
             raise DataError("transitions: no event weighs above 0, expected at least one")
-        faded = _fading(config)
-        # a big basket says less of each pair
-        bulk: Floats = (1 / np.sqrt(steps.size)).astype(np.float32)
-        counts = count_pairs(steps, data.n_items, {"all": Weighing(faded, bulk, bulk)})["all"]
-        if config.same_basket and (steps.size > 1).any():
-            within = count_within(steps, data.n_items, faded[0] * bulk**2)
-            counts = counts + (within.toarray() if isinstance(counts, np.ndarray) else within)
-        known = np.bincount(steps.item, minlength=data.n_items) > 0
-        return cls(config, counts, np.asarray(counts.sum(axis=1), np.float64).ravel(), known)
+        counts = _counted(steps, data.n_items, config)
+        seen = np.bincount(steps.item, minlength=data.n_items)
+        out = np.asarray(counts.sum(axis=1), np.float64).ravel()
+        return cls(config, counts, out, seen > 0, seen)
 
     def observe(self, state: History, event: History) -> None:
         """See Head: counts the pairs of the new event with the newest ones before it."""
@@ -108,6 +107,8 @@ class Transitions(HistoryHead):
             if not 0 <= later < self.n_items:
                 continue
             self.known[later] = True
+            if self.seen is not None:
+                self.seen[later] += 1
             np.add.at(self.out, liked, faded)
             if not sparse.issparse(self.counts):
                 np.add.at(self.counts, (liked, later), faded)
@@ -170,11 +171,41 @@ class Transitions(HistoryHead):
             self.counts = self.counts + sparse.coo_matrix((weights, (rows, columns)), shape).tocsr()
         self._live, self._n_live = {}, 0
 
+    def forget(self, user_idx: int, history: History) -> bool:
+        """See Head: exact for events that were there at the fit."""
+        if self.seen is None:
+            return False
+        steps = Steps.of_history(history)
+        items, place = np.unique(steps.item, return_inverse=True)
+        own = replace(steps, item=place.astype(np.int32))
+        self._merge()
+        self._take_out(items, _counted(own, len(items), self.config))
+        self.out[items] = np.asarray(self.counts[items].sum(axis=1), np.float64).ravel()
+        self.seen[items] -= np.bincount(place, minlength=len(items))
+        self.known = self.seen > 0
+        return True
+
+    def _take_out(self, items: Indices, less: Weights) -> None:
+        """Subtract counts (n, n) of these items."""
+        theirs: Floats = less.toarray() if sparse.issparse(less) else less
+        if not sparse.issparse(self.counts):
+            left = self.counts[np.ix_(items, items)] - theirs
+            self.counts[np.ix_(items, items)] = np.where(left < ROUNDING, 0.0, left)
+            return
+        row, col = np.repeat(items, len(items)), np.tile(items, len(items))
+        shape = self.counts.shape
+        self.counts = (self.counts - sparse.coo_matrix((theirs.ravel(), (row, col)), shape)).tocsr()
+        self.counts.data[self.counts.data < ROUNDING] = 0.0
+        self.counts.eliminate_zeros()
+
     def save(self, folder: Path) -> None:
         """See Head: live counts are merged first."""
         self._merge()
         (folder / "config.json").write_text(json.dumps(asdict(self.config)))
-        np.savez(folder / "items.npz", out=self.out, known=self.known)
+        arrays: dict[str, Any] = {"out": self.out, "known": self.known}
+        if self.seen is not None:
+            arrays["seen"] = self.seen
+        np.savez(folder / "items.npz", **arrays)
         save_weights(self.counts, folder / "counts.npz")
 
     @classmethod
@@ -183,7 +214,20 @@ class Transitions(HistoryHead):
         config = TransitionsConfig(**json.loads((folder / "config.json").read_text()))
         with np.load(folder / "items.npz", allow_pickle=False) as stored:
             out, known = stored["out"], stored["known"]
-        return cls(config, load_weights(folder / "counts.npz"), out, known)
+            seen = stored.get("seen")
+        return cls(config, load_weights(folder / "counts.npz"), out, known, seen)
+
+
+def _counted(steps: Steps, n_items: int, config: TransitionsConfig) -> Weights:
+    """(n_items, n_items) counts of pairs, row = earlier item."""
+    faded = _fading(config)
+    # a big basket says less of each pair
+    bulk: Floats = (1 / np.sqrt(steps.size)).astype(np.float32)
+    counts = count_pairs(steps, n_items, {"all": Weighing(faded, bulk, bulk)})["all"]
+    if config.same_basket and (steps.size > 1).any():
+        within = count_within(steps, n_items, faded[0] * bulk**2)
+        counts = counts + (within.toarray() if isinstance(counts, np.ndarray) else within)
+    return counts
 
 
 def _fading(config: TransitionsConfig) -> Floats:
