@@ -6,7 +6,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from steerec.cli import archive, ask, demo, intake, learn, refit, search, serve, simulate
+from steerec.cli import (
+    archive,
+    ask,
+    demo,
+    intake,
+    learn,
+    refit,
+    search,
+    serve,
+    simulate,
+    strategy,
+)
 from steerec.cli.show import notes_on_stderr
 from steerec.cli.threads import sleep_while_waiting
 from steerec.errors import SteerecError
@@ -74,6 +85,7 @@ serve.register(app)
 refit.register(app)
 archive.register(app)
 simulate.register(app)
+strategy.register(app)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerec.contracts import Strategy
+from steerec.engine.logged import reaction_of, rows_after
 from steerec.engine.phi import UNSEEN_ITEM
 from steerec.errors import ConfigError, DataError
 from steerec.store import Store
@@ -25,7 +26,7 @@ from steerec.store.log import LoggedEvent
 from steerec.tuning.design import Design, choose_columns
 from steerec.tuning.experiments import stable_share
 from steerec.tuning.guard import Allowance, GuardConfig, Reference, Watch, hold
-from steerec.tuning.joining import Joiner, Outcomes, Reaction, Shown
+from steerec.tuning.joining import Joiner, Outcomes, Shown
 from steerec.tuning.learner import Learner, LearnerConfig, OnlineTuner
 from steerec.tuning.observed import Epoch, Observed
 from steerec.tuning.personal import Offset
@@ -37,7 +38,6 @@ log = logging.getLogger(__name__)
 
 LIVE, CONTROL = "live", "control"
 CHECKPOINT = "tuner"
-AT_ONCE = 1_000  # rows of the log read together
 DAY_S = 86_400.0
 
 
@@ -280,7 +280,7 @@ class Online:
                     if isinstance(row, Impression):
                         self._joiner.show(self._shown(row), row.time)
                     else:
-                        self._joiner.react(_reaction(row), row.received)
+                        self._joiner.react(reaction_of(row), row.received)
         # A timer may have closed some that the rows alone do not close.
         self._joiner.settle({(request_id, start) for request_id, start in kept.open})
         prices = self._joiner.prices
@@ -289,19 +289,9 @@ class Online:
         self._seq = kept.seq
 
     def _unread(self, *, upto: int | None = None) -> Iterator[list[Impression | LoggedEvent]]:
-        """Rows after the last one read, in order, some at a time."""
-        while upto is None or self._seq < upto:
-            shown = self._store.shown.read(self.tenant, after=self._seq, limit=AT_ONCE)
-            events = self._store.log.read(self.tenant, after=self._seq, limit=AT_ONCE)
-            if not shown and not events:
-                return
-            ends = [part[-1].seq for part in (shown, events) if len(part) == AT_ONCE]
-            end = min(ends, default=max(part[-1].seq for part in (shown, events) if part))
-            rows: list[Impression | LoggedEvent] = [
-                *(row for row in shown if row.seq <= end),
-                *(row for row in events if row.seq <= end),
-            ]
-            yield sorted(rows, key=lambda row: row.seq)
+        """Rows after the last one read, in order, some at a time; then they count as read."""
+        for rows, end in rows_after(self._store, self.tenant, self._seq, upto=upto):
+            yield rows
             self._seq = end
 
     def _take_in(self, row: Impression | LoggedEvent) -> None:
@@ -311,7 +301,7 @@ class Online:
                 self._learn(outcomes, row.time)
             return
         self.counts["events"] += 1
-        late = self._joiner.react(_reaction(row), row.received)
+        late = self._joiner.react(reaction_of(row), row.received)
         if late is not None:
             self._learn(late, row.received)
 
@@ -441,14 +431,6 @@ class _Kept(msgspec.Struct):
     offsets: dict[str, tuple[list[float], list[float], float]]
     frozen: Frozen | None
     counts: dict[str, int]
-
-
-def _reaction(row: LoggedEvent) -> Reaction:
-    event = row.event
-    time = row.received if event.timestamp is None else min(event.timestamp, row.received)
-    return Reaction(
-        row.event_id, event.event, event.item_id, time, event.user_id, row.request_id, event.value
-    )
 
 
 def _plain(sequence: MeanSequence) -> tuple[int, float, float]:

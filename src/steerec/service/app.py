@@ -41,6 +41,7 @@ from steerec.service.schemas import (
     RollbackIn,
     ScoredOut,
     SlateOut,
+    TunedOut,
     VersionOut,
 )
 from steerec.service.tenants import Tenants
@@ -153,6 +154,7 @@ ROUTES: tuple[Route, ...] = (
         "POST", "/api/strategy/rollback", strategy.post_rollback, "operate", VersionOut,
         "strategy", body=RollbackIn, example={"version": 1},
     ),
+    Route("POST", "/api/strategy/tune", strategy.post_tune, "operate", TunedOut, "strategy"),
     Route("GET", "/api/health/live", operations.get_live, "open", HealthOut, "operations"),
     Route("GET", "/api/health/ready", operations.get_ready, "open", HealthOut, "operations"),
     Route("GET", "/metrics", operations.get_metrics, "open", None, "operations"),

@@ -276,6 +276,16 @@ class RollbackIn(Body):
     reason: Annotated[str, Meta(max_length=500)] = ""
 
 
+class TunedOut(Answer):
+    """What offline tuning came to; `promoted` is the new version in force, null: none."""
+
+    slates: int
+    left_out: int
+    why: str
+    promoted: int | None
+    tried: list[Json]
+
+
 # Operations
 
 

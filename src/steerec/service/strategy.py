@@ -1,12 +1,16 @@
 """Routes of the strategy: what it is, what it was, and back."""
 
+import asyncio
 from dataclasses import asdict
 from http import HTTPStatus
 
-from steerec.engine.strategies import fits, from_json
+import numpy as np
+
+from steerec.engine.offline import tune
+from steerec.engine.strategies import fits, follow_current, from_json
 from steerec.service.calls import Call
 from steerec.service.problems import refused
-from steerec.service.schemas import HistoryOut, RollbackIn, VersionOut
+from steerec.service.schemas import HistoryOut, RollbackIn, TunedOut, VersionOut
 from steerec.store.strategies import StrategyVersion
 
 
@@ -65,4 +69,30 @@ def _out(version: StrategyVersion, *, in_force: bool) -> VersionOut:
         data_hash=version.data_hash,
         in_force=in_force,
         strategy=dict(version.strategy),
+    )
+
+
+async def post_tune(call: Call) -> TunedOut:
+    """Learn from the slates of the log; a version that later slates surely find better is promoted.
+
+    Nothing is promoted on thin evidence: the answer says why. Only slates that were drawn with
+    chance (a scenario's temperature above 0) can tell.
+    """
+    live, store = call.tenant.live, call.tenant.store
+    found = await asyncio.to_thread(
+        tune,
+        store,
+        call.tenant.name,
+        live.config.tuning,
+        now=call.now,
+        rng=np.random.default_rng(0),
+    )
+    if found.version is not None:
+        follow_current(live, store)
+    return TunedOut(
+        slates=found.slates,
+        left_out=found.left_out,
+        why=found.why,
+        promoted=None if found.version is None else found.version.version,
+        tried=[{"proposal": name, **asdict(decision)} for name, decision in found.tried],
     )

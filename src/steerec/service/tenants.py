@@ -52,6 +52,7 @@ class Tenant:
                 ensure_promoted(self.live, self.store, now=now)
             if now - self._tuned >= TUNE_EVERY_S or now < self._tuned:
                 self._tuned = now
+                follow_current(self.live, self.store)  # an operator may have moved it
                 self.live.tune(now=now)
             self._away.pop("store", None)
         except StorageError as e:

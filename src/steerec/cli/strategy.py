@@ -1,0 +1,183 @@
+"""The verbs of the strategy: see it, compare versions, put one in force, tune it on the log."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steerec.cli import options, show
+
+if TYPE_CHECKING:
+    from steerec.store import Store
+    from steerec.store.strategies import StrategyVersion
+
+strategy = typer.Typer(
+    no_args_is_help=True,
+    help="The strategy: show, list, diff, promote, rollback.",
+    epilog="Example:\n\nsteerec strategy show",
+)
+Tenant = Annotated[str, typer.Option(help="Whose; every key belongs to one.")]
+Why = Annotated[str, typer.Option("--reason", help="Why, for the history.")]
+WHEN = {  # contexts in which weights are told, as features that are 1
+    "new visitors": ("bias", "length~0"),
+    "after 5 events": ("bias", "length~5"),
+    "after 50 events": ("bias", "length~50"),
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.add_typer(strategy, name="strategy")
+    app.command(epilog="Example:\n\nsteerec tune")(tune)
+
+
+@strategy.command("show")
+def show_strategy(*, tenant: Tenant = "default", config: options.Config = None) -> None:
+    """The strategy in force in words: who leads for whom, what moved it lately, what it gained."""
+    with _store(config) as store:
+        current = store.strategies.current(tenant)
+        if current is None:
+            raise typer.BadParameter(f"tenant {tenant!r} has no strategy yet: serve a model first")
+        promotions = store.strategies.promotions(tenant, limit=3)
+    out = show.out()
+    out.print(f"Version {current.version}, by {current.author}, {_when(current.made)}.")
+    for who, features in WHEN.items():
+        out.print(f"  {who}: {in_words(current.strategy, features)}")
+    for name, value in current.strategy["dials"].items():
+        out.print(f"  dial {name}: {value:g}")
+    for move in promotions:
+        out.print(f"{_when(move.time)} version {move.version} by {move.author}: {move.reason}")
+    if "estimate" in current.estimates:
+        low, high = current.estimates["interval"]
+        gain = current.estimates["estimate"]
+        out.print(f"Estimated gain: {gain:+.4f} a slate, {low:+.4f} to {high:+.4f}.")
+
+
+@strategy.command("list")
+def list_versions(*, tenant: Tenant = "default", config: options.Config = None) -> None:
+    """All versions, the newest first."""
+    with _store(config) as store:
+        current = store.strategies.current(tenant)
+        for version in store.strategies.history(tenant):
+            mark = "in force" if current and current.version == version.version else ""
+            parents = ", ".join(map(str, version.parents)) or "none"
+            show.out().print(
+                f"{version.version:4d}  {_when(version.made)}  {version.author}  "
+                f"parents: {parents}  {mark}"
+            )
+
+
+@strategy.command("diff")
+def diff(
+    one: int, other: int, *, tenant: Tenant = "default", config: options.Config = None
+) -> None:
+    """What differs between two versions: weights and dials, before and after."""
+    from steerec.engine.strategies import difference
+
+    with _store(config) as store:
+        moved = difference(_get(store, tenant, one).strategy, _get(store, tenant, other).strategy)
+    if not moved:
+        show.out().print("No difference.")
+    for kind, changes in moved.items():
+        for name, (before, after) in changes.items():
+            show.out().print(f"{kind} {name}: {_number(before)} → {_number(after)}")
+
+
+@strategy.command("promote")
+def promote(
+    version: int,
+    *,
+    tenant: Tenant = "default",
+    reason: Why = "",
+    config: options.Config = None,
+) -> None:
+    """Put a version in force; services follow within seconds."""
+    with _store(config) as store:
+        _get(store, tenant, version)
+        store.strategies.promote(
+            tenant, version, author="owner", now=time.time(), reason=reason or "promoted by hand"
+        )
+    show.out().print(f"Version {version} is in force.")
+
+
+@strategy.command("rollback")
+def rollback(
+    *, tenant: Tenant = "default", reason: Why = "", config: options.Config = None
+) -> None:
+    """Go back to the version that was in force before."""
+    with _store(config) as store:
+        moves = store.strategies.promotions(tenant, limit=1_000)
+        now_in_force = moves[0].version if moves else 0
+        before = next((m.version for m in moves if m.version != now_in_force), None)
+        if before is None:
+            raise typer.BadParameter(
+                "no other version was ever in force: see `steerec strategy list`"
+            )
+        store.strategies.promote(
+            tenant, before, author="owner", now=time.time(), reason=reason or "rollback"
+        )
+    show.out().print(f"Version {before} is in force again, instead of {now_in_force}.")
+
+
+def tune(
+    *,
+    tenant: Tenant = "default",
+    seed: options.Seed = 0,
+    config: options.Config = None,
+) -> None:
+    """Learn from the slates of the log; promote only what later slates surely find better."""
+    import numpy as np
+
+    from steerec.engine.offline import tune as tune_offline
+
+    settings = options.settings_of(config)
+    with _store(config) as store:
+        found = tune_offline(
+            store, tenant, settings.tuning, now=time.time(), rng=np.random.default_rng(seed)
+        )
+    out = show.out()
+    out.print(f"{found.slates:,} slates read, {found.left_out:,} left out.")
+    out.print(found.why)
+    if found.version is not None:
+        out.print(f"Version {found.version.version} is in force; services follow within seconds.")
+
+
+def in_words(told: Mapping[str, Any], features: tuple[str, ...]) -> str:
+    """The heads that weigh most where these features are 1, largest first."""
+    columns = [at for at, name in enumerate(told["features"]) if name in features]
+    weights = {
+        head: sum(row[at] for at in columns)
+        for head, row in zip(told["heads"], told["theta"], strict=True)
+    }
+    largest = sorted(weights.items(), key=lambda pair: -abs(pair[1]))[:5]
+    return ", ".join(f"{head} {weight:.2f}" for head, weight in largest)
+
+
+@contextmanager
+def _store(config: Any) -> Iterator["Store"]:
+    from steerec.service.server import DEFAULT_STORE
+    from steerec.store import open_store
+
+    store = open_store(options.settings_of(config).deployment.database_url or DEFAULT_STORE)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _get(store: "Store", tenant: str, version: int) -> "StrategyVersion":
+    found = store.strategies.get(tenant, version)
+    if found is None:
+        raise typer.BadParameter(f"no version {version}: see `steerec strategy list`")
+    return found
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4f}"
