@@ -388,8 +388,8 @@ class Live:
         if erased and logged.seq < erased.get(digest_of_user(self.tenant, event.user_id), 0):
             return None
         time = event.timestamp if event.timestamp is not None else logged.received
-        # it happened when it came, at the latest
-        return replace(event, timestamp=min(time, logged.received or now))
+        time = min(time, logged.received or now)  # it happened when it came, at the latest
+        return Event(event.user_id, event.item_id, event.event, event.value, time, event.basket)
 
     def _meet(self, event: Event, now: float) -> None:
         """Take in an event of an item that this engine has not seen yet.

@@ -232,8 +232,9 @@ def _joined(history: History, more: History) -> History:
 
 def _is_late(history: History, rows: History) -> bool:
     """Whether an event belongs before one that came earlier; without times nothing is late."""
-    times = np.append(history.time[-1:], rows.time)
-    return bool((times[1:] < times[:-1]).any())
+    if len(history) and rows.time[0] < history.time[-1]:
+        return True
+    return len(rows) > 1 and bool((rows.time[1:] < rows.time[:-1]).any())
 
 
 def _in_order(history: History) -> History:

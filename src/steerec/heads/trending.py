@@ -7,6 +7,7 @@ not like a later one.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from math import isnan
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -96,27 +97,30 @@ class Trending(HistoryHead):
 
     def observe(self, state: History, event: History) -> None:
         """See Head: the event counts in every window."""
-        liked = (event.weight > 0) & (event.item_idx >= 0) & (event.item_idx < self.n_items)
-        items, times = event.item_idx[liked], event.time[liked]
-        for row, n in zip(self.firsts, self.config.first, strict=True):
-            if len(state) < n:
-                np.add.at(row, items, 1.0)
-        if np.isnan(self.clock):
+        n_before, rows = len(state), (event.item_idx.tolist(), event.time.tolist())
+        for item_idx, time, weight in zip(*rows, event.weight.tolist(), strict=True):
+            if weight <= 0 or not 0 <= item_idx < self.n_items:
+                continue
+            for first, n in zip(self.firsts, self.config.first, strict=True):
+                if n_before < n:
+                    first[item_idx] += 1.0
+            self._count(item_idx, time)
+
+    def _count(self, item_idx: int, time: float) -> None:
+        """One event; plain numbers, since arrays of a few windows take longer."""
+        age_s = time - self.clock
+        if isnan(age_s):
             for row in self.counts:
-                np.add.at(row, items, 1.0)
+                row[item_idx] += 1.0
             return
-        half_lives = np.array(self.config.half_lives_days) * DAY_S
-        ages = (times[None] - self.clock) / half_lives[:, None]
-        growth = np.where(np.isnan(ages), 0.0, np.clip(ages, -RESCALE, RESCALE))
-        for item_idx, grown in zip(items, (2.0**growth).T, strict=True):
-            self.counts[:-1, item_idx] += grown
-            self.counts[-1, item_idx] += 1.0
-        if len(times) and np.nanmax(growth, initial=0.0) > RESCALE / 2:
-            latest = float(np.nanmax(times))
-            self.counts[:-1] *= (
-                2.0 ** np.maximum(-(latest - self.clock) / half_lives, -1000)[:, None]
-            )
-            self.clock = latest
+        half_lives = [days * DAY_S for days in self.config.half_lives_days]
+        for row, half_life in zip(self.counts, half_lives, strict=False):  # but for all times
+            row[item_idx] += 2.0 ** min(max(age_s / half_life, -RESCALE), RESCALE)
+        self.counts[-1, item_idx] += 1.0
+        if age_s > RESCALE / 2 * min(half_lives):
+            for row, half_life in zip(self.counts, half_lives, strict=False):
+                row *= 2.0 ** max(-age_s / half_life, -1000)
+            self.clock = time
 
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: log of the item's share; NaN for items without any event."""
