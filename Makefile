@@ -42,8 +42,9 @@ demo: install
 serve: install
 	$(BIN)/steerec serve --sample
 
+# a process for each core; the threads of libraries would only get in each other's way
 test: install-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # what takes minutes: opt in
 soak: install-dev

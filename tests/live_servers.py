@@ -107,8 +107,9 @@ def redis_running():
 
 
 @contextlib.contextmanager
-def postgres_running(folder):
-    """A PostgreSQL for the block."""
+def postgres_running():
+    """A PostgreSQL for the block; not below pytest's folder, which another run may lock up."""
+    folder = Path(tempfile.mkdtemp(prefix="steerec-pg-"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(folder))
         made = PostgresAway(folder)
@@ -119,3 +120,4 @@ def postgres_running(folder):
         with contextlib.suppress(Exception):
             made.start()
         made.server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -2,16 +2,22 @@
 
 import asyncio
 import contextlib
+import os
+import socket
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
 import httpx
+import psutil
 import pytest
 
-from live_servers import postgres_running, redis_running
+from live_servers import postgres_running, redis_running, wait_until
 from service_worlds import own_model
 from steerec.config import Deployment, ServiceConfig, Settings
 from steerec.encoders import EncoderConfig
+from steerec.engine.snapshot import save_snapshot
 from steerec.errors import ConfigError
 from steerec.service.server import build
 from steerec.service.workers import check_shared
@@ -171,11 +177,11 @@ def test_a_lone_process_on_postgres_needs_no_redis(postgres_url):
     asyncio.run(run())
 
 
-def check_store_away(tmp_path, *, away_s):
+def check_store_away(*, away_s):
     """Lists go on, writes are refused, nothing acknowledged is lost, and it recovers by itself."""
 
     async def run():
-        with postgres_running(tmp_path) as postgres:
+        with postgres_running() as postgres:
             settings = settings_of(postgres.url, keys=True)
             store = open_store(postgres.url)
             key, _ = store.keys.issue("default", ["read", "events"], now=time.time())
@@ -202,13 +208,13 @@ def check_store_away(tmp_path, *, away_s):
     asyncio.run(run())
 
 
-def test_the_database_may_be_away_for_a_moment(tmp_path):
-    check_store_away(tmp_path, away_s=0.5)
+def test_the_database_may_be_away_for_a_moment():
+    check_store_away(away_s=0.5)
 
 
 @pytest.mark.slow
-def test_the_database_may_be_away_for_half_a_minute(tmp_path):
-    check_store_away(tmp_path, away_s=30.0)
+def test_the_database_may_be_away_for_half_a_minute():
+    check_store_away(away_s=30.0)
 
 
 def test_several_workers_need_what_they_share():
@@ -218,3 +224,69 @@ def test_several_workers_need_what_they_share():
     half = replace(settings, deployment=Deployment(database_url="postgresql://db/x"))
     with pytest.raises(ConfigError, match=r"need Redis \(STEEREC_REDIS_URL\)"):
         check_shared(half)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_workers_of_one_command_answer_alike_and_are_replaced(postgres_url, redis_server, tmp_path):
+    """The command itself: two processes, one of them killed, then the whole told to stop."""
+    save_snapshot(own_model(), tmp_path / "model", now=1.0)
+    (tmp_path / "steerec.toml").write_text('[encoder]\nencoder = "none"\n')
+    port = free_port()
+    command = [sys.executable, "-m", "steerec", "serve", "--workers", "2", "--port", str(port)]
+    shared = {"STEEREC_DATABASE_URL": postgres_url, "STEEREC_REDIS_URL": redis_server.url}
+    process = subprocess.Popen(
+        [*command, "--snapshot", "model"], cwd=tmp_path, env={**os.environ, **shared}
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60.0) as client:
+            wait_until(lambda: process.poll() is not None or _answers(client), most_s=180.0)
+            assert process.poll() is None
+            wait_until(lambda: len(_workers(process)) == 2)
+            _bought_is_gone_everywhere(client, "u0001")
+            victim = _workers(process)[0]
+            victim.kill()
+            wait_until(lambda: victim.pid not in {w.pid for w in _workers(process)})
+            wait_until(lambda: len(_workers(process)) == 2, most_s=180.0)
+            _bought_is_gone_everywhere(client, "u0002")
+        left = _workers(process)
+        process.terminate()
+        assert process.wait(60.0) == 0
+        assert not [worker for worker in left if worker.is_running()]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(client):
+    with contextlib.suppress(httpx.TransportError):
+        return client.get("/api/health/ready").json()["status"] == "ok"
+    return False
+
+
+def _workers(process):
+    """Children that answer; multiprocessing has one more that watches over resources."""
+    found = []
+    for child in psutil.Process(process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is none
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def _bought_is_gone_everywhere(client, user):
+    asked = {"n": 50, "repeats": False}
+    listed = client.get(f"/api/recommend/{user}", params=asked).json()["items"]
+    item = listed[0]["item_id"]
+    body = {"user_id": user, "item_id": item, "event": "purchase"}
+    assert client.post("/api/events", json=body).status_code == 200
+    time.sleep(5 * MOST_S)
+    for _ in range(20):  # a connection of its own each, so that all processes are asked
+        with httpx.Client(base_url=client.base_url, timeout=60.0) as other:
+            found = other.get(f"/api/recommend/{user}", params=asked).json()["items"]
+        assert item not in [choice["item_id"] for choice in found]

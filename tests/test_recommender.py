@@ -146,7 +146,8 @@ def test_kinds_of_events_weigh_as_in_the_data_and_baskets_stay_together():
     np.testing.assert_array_equal(history.weight, [3.0, 1.0, -1.0, 1.0])
     first, second, third, none = history.basket
     assert first == second > world().data.basket.max()
-    assert third > world().data.basket.max() and third != first
+    assert third > world().data.basket.max()
+    assert third != first
     assert none == -1
 
 

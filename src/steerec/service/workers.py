@@ -8,10 +8,13 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.context import SpawnProcess
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from steerec.config import Settings
 from steerec.errors import ConfigError
@@ -66,8 +69,11 @@ def run_many(told: Told) -> None:
 
 
 def _supervise(told: Told, listening: socket.socket, stop: threading.Event) -> None:
+    # Settings hold read-only tables, which cannot be sent to another process as they are.
+    ForkingPickler.register(MappingProxyType, lambda table: (_read_only, (dict(table),)))
+    context = multiprocessing.get_context("spawn")
+
     def start() -> SpawnProcess:
-        context = multiprocessing.get_context("spawn")
         made = context.Process(target=work, args=(told, listening, os.getpid()))
         made.start()
         return made
@@ -84,6 +90,10 @@ def _supervise(told: Told, listening: socket.socket, stop: threading.Event) -> N
             elif not stop.wait(AGAIN_S):
                 workers[at] = start()
     _end(workers)
+
+
+def _read_only(table: dict[Any, Any]) -> Mapping[Any, Any]:
+    return MappingProxyType(table)
 
 
 def _end(workers: list[SpawnProcess]) -> None:
