@@ -8,7 +8,9 @@ from steerec.store import archive
 from steerec.store.catalogue import Catalogue
 from steerec.store.checkpoints import Checkpoints
 from steerec.store.database import Database, open_database
+from steerec.store.epochs import Epochs
 from steerec.store.erase import Persons
+from steerec.store.experiments import Experiments
 from steerec.store.group import GroupConfig, GroupWriter
 from steerec.store.impressions import Impressions
 from steerec.store.keys import ApiKeys
@@ -31,6 +33,8 @@ class Store:
     strategies: Strategies
     keys: ApiKeys
     checkpoints: Checkpoints
+    experiments: Experiments
+    epochs: Epochs
     persons: Persons
 
     def tenants(self) -> list[str]:
@@ -90,5 +94,7 @@ def open_store(url: str, config: GroupConfig | None = None) -> Store:
         strategies=Strategies(database),
         keys=ApiKeys(database),
         checkpoints=Checkpoints(database),
+        experiments=Experiments(database),
+        epochs=Epochs(database),
         persons=Persons(log, users, shown),
     )

@@ -171,6 +171,27 @@ checkpoints = _table(
     _needed("time", Time),
 )
 
+experiments = _table(
+    "experiments",
+    _key("tenant"),
+    _key("name"),
+    _needed("plan"),  # JSON
+    _needed("author"),
+    _needed("started", Time),
+    sa.Column("stopped", Time),
+    sa.Column("reason", sa.Text),  # why it was stopped
+)
+
+# Where in the tenant's order each epoch of the online tuner was cut, the same for all processes.
+epochs = _table(
+    "epochs",
+    _key("tenant"),
+    _key("number", Number),
+    _needed("seq", Number),
+    _needed("time", Time),
+    _needed("version", sa.Integer),  # the promoted strategy that it stands on
+)
+
 # What was erased, as digests: proof, and a guard against replays and restores.
 erased_users = _table(
     "erased_users",
