@@ -6,9 +6,18 @@ import shutil
 import psycopg
 import pytest
 
+import engine_worlds
 import service_worlds
 from steerec.store import open_store
 from steerec.store.schema import metadata
+
+
+@pytest.fixture(autouse=True)
+def _the_shared_model_stays_as_it_was():
+    """A test whose events a head counts needs a model of its own, or others fail in its place."""
+    before = engine_worlds.counted()
+    yield
+    assert before in (None, engine_worlds.counted()), "use engine_worlds.own()"
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """One small fitted model for the tests of the engine, made once a run."""
 
+import copy
 from dataclasses import replace
 from functools import cache
 
@@ -34,6 +35,19 @@ def refitted():
 def model():
     """The one that all other tests share."""
     return refitted()
+
+
+def own():
+    """A copy of the shared one, for tests whose events its heads count."""
+    return copy.deepcopy(model())
+
+
+def counted():
+    """What the shared model's heads have counted; None before it is made."""
+    if not model.cache_info().currsize:
+        return None
+    heads = model().heads
+    return heads["trending"].counts.sum(), heads["transitions"].out.sum()
 
 
 def recommender(seed=0, **changes):

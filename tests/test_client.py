@@ -136,6 +136,7 @@ async def walk(client, user, item):
     got["popular"], got["latest"] = await client.popular(n=2), await client.latest(n=2)
     got["strategy"] = await client.strategy()
     got["back"] = await client.rollback(got["strategy"].version, reason="test")
+    got["tuned"] = await client.tune()
     got["history"] = await client.strategy_history()
     got["explained"] = await client.explain(got["list"].request_id)
     got["data"] = await client.user_data("ann")
@@ -188,6 +189,8 @@ def test_answers_are_values(got):
     assert len(got["popular"]) == 2
     assert got["back"].in_force
     assert got["history"].promotions[0]["reason"] == "test"
+    assert (got["tuned"].promoted, got["tuned"].slates) == (None, 0)
+    assert "temperature" in got["tuned"].why
     assert got["explained"].replayed_the_same
     assert {record["kind"] for record in got["data"]} == {"user", "event"}
     assert got["erased"].users == 1

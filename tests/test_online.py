@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine_worlds import model
+from engine_worlds import model, own
 from steerec.contracts import Event, Query
 from steerec.engine.live import Live, LiveConfig, ScenarioConfig
 from steerec.engine.online import CONTROL, LIVE, Online, TuningConfig
@@ -27,7 +27,7 @@ def store(tmp_path):
 
 
 def live_over(store, config=CONFIG, now=BEGAN):
-    live = Live("shop", store, model(), config, now=now)
+    live = Live("shop", store, own(), config, now=now)
     ensure_promoted(live, store, now=now)
     return live
 

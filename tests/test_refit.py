@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine_worlds import model, world
+from engine_worlds import model, own, world
 from steerec.contracts import Event
 from steerec.encoders import EncoderConfig
 from steerec.engine.blend import BlendConfig
@@ -61,7 +61,7 @@ def visits(n, *, seed, users=10):
 
 
 def test_the_data_of_now_hold_what_the_live_engine_knows_of_each_user(kept):
-    live = Live(T, kept, model(), LiveConfig(), now=NOW)
+    live = Live(T, kept, own(), LiveConfig(), now=NOW)
     send(kept, *visits(80, seed=1))
     live.follow(now=NOW)
     data = data_of_now(kept, T, model().data, {})
@@ -170,7 +170,7 @@ def test_a_refit_from_nothing_serves_and_its_strategy_is_promoted_once(kept, tmp
 
 
 def test_what_was_put_in_force_during_a_refit_stays(kept, tmp_path):
-    live = Live(T, kept, model(), LiveConfig(), now=NOW)
+    live = Live(T, kept, own(), LiveConfig(), now=NOW)
     ensure_promoted(live, kept, now=NOW)
     fit_config = replace(config(tmp_path), fit=replace(config(tmp_path).fit, heads=("trending",)))
     made = refit(kept, T, model(), fit_config, np.random.default_rng(0), now=NOW)

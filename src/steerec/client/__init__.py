@@ -12,6 +12,7 @@ from steerec.client.answers import (
     History,
     Recommended,
     Scored,
+    Tuned,
     Version,
 )
 from steerec.client.clients import AsyncSteerecClient, SteerecClient
@@ -36,5 +37,6 @@ __all__ = [
     "Scored",
     "ServiceError",
     "SteerecClient",
+    "Tuned",
     "Version",
 ]

@@ -129,6 +129,23 @@ class History(Struct, frozen=True):
     promotions: tuple[Json, ...]
 
 
+class Tuned(Struct, frozen=True):
+    """What learning from the log came to.
+
+    Attributes:
+        slates: of the log that could be used; `left_out` could not.
+        why: what was promoted or kept, and on what evidence.
+        promoted: the new version in force; None: the one before stays.
+        tried: each proposal with what later slates said of it.
+    """
+
+    slates: int
+    left_out: int
+    why: str
+    promoted: int | None
+    tried: tuple[Json, ...]
+
+
 class Explanation(Struct, frozen=True):
     """What a past list was made from."""
 
@@ -173,5 +190,6 @@ __all__ = [
     "Records",
     "Scored",
     "ScoredList",
+    "Tuned",
     "Version",
 ]

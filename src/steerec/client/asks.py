@@ -23,6 +23,7 @@ from steerec.client.answers import (
     Records,
     Scored,
     ScoredList,
+    Tuned,
     Version,
 )
 from steerec.contracts import Event
@@ -292,6 +293,14 @@ def rollback(version: int, *, reason: str = "") -> Ask[Version]:
     """Put an earlier version of the strategy in force again."""
     body = _json({"version": version, "reason": reason})
     return Ask("POST", "/api/strategy/rollback", _of(Version), body=body, again=False)
+
+
+def tune() -> Ask[Tuned]:
+    """Learn from the slates of the log; a version that later ones surely find better is promoted.
+
+    It may take minutes on a long log: give the client a `timeout_s` to match.
+    """
+    return Ask("POST", "/api/strategy/tune", _of(Tuned), again=False)
 
 
 def live() -> Ask[Health]:
