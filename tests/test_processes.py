@@ -19,7 +19,9 @@ from steerec.config import Deployment, ServiceConfig, Settings
 from steerec.encoders import EncoderConfig
 from steerec.engine.snapshot import save_snapshot
 from steerec.errors import ConfigError
+from steerec.service.app import ended
 from steerec.service.server import build
+from steerec.service.wakes import Wakes
 from steerec.service.workers import check_shared
 from steerec.store import open_store
 
@@ -132,8 +134,6 @@ def test_items_and_erasures_reach_the_other_process_too(postgres_url, redis_serv
         async with running(settings) as one, running(settings) as other:
             item = (await ids(other, "u0001"))[0]
             answer = await one.patch(f"/api/items/{item}", json={"hidden": True})
-            assert answer.status_code == 404  # of the model only: the store has it not
-            answer = await one.post("/api/items", json={"id": item, "hidden": True})
             assert answer.status_code == 200
 
             async def hidden():
@@ -146,6 +146,22 @@ def test_items_and_erasures_reach_the_other_process_too(postgres_url, redis_serv
             await until(lambda: shown(other, "u0003", bought))
 
     asyncio.run(run())
+
+
+def test_what_runs_beside_the_service_ends_whenever_it_is_told_to(redis_server):
+    """Also while it connects or sends: there a cancellation gets lost."""
+
+    async def run(n_steps):
+        wakes = Wakes([], url=redis_server.url, others=True)
+        tasks = [asyncio.create_task(run()) for run in (wakes.publish, wakes.listen)]
+        wakes.tell("default")
+        for _ in range(n_steps):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            await ended(tasks)
+
+    for n_steps in range(2, 6):
+        asyncio.run(run(n_steps))
 
 
 def test_without_redis_others_are_looked_for_and_it_comes_back(postgres_url):

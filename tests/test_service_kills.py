@@ -18,6 +18,7 @@ from urllib.error import HTTPError
 
 import pytest
 
+from live_servers import wait_until
 from steerec.store import open_store
 
 START = "from steerec.cli import main; main()"
@@ -195,7 +196,8 @@ def test_a_service_told_to_stop_writes_what_waits_and_ends_well(tmp_path):
         items = [{"id": f"i{n}", "attributes": {"title": f"thing {n}"}} for n in range(20)]
         server.call("/api/items", {"entries": items})
         shown = [server.call(f"/api/recommend/u{n}")["request_id"] for n in range(10)]
-        assert metric(server, "steerec_items", tenant="default") == 20
+        # what is written is on disk at once and found soon after, by a thread of its own
+        wait_until(lambda: metric(server, "steerec_items", tenant="default") == 20)
         for path in ("/metrics", "/docs", "/openapi.json"):
             with pytest.raises(HTTPError, match="404"):
                 server.call(path)

@@ -5,6 +5,7 @@ import logging
 import sqlite3
 import subprocess
 import sys
+import threading
 
 import pytest
 import sqlalchemy as sa
@@ -204,3 +205,32 @@ def test_no_query_reads_all_of_a_tenant(sqlite_file, query):
     connection.close()
     assert PLANS[query] in plan[0][3]
     assert "TEMP B-TREE" not in str(plan)
+
+
+def test_closing_waits_for_who_is_inside_and_lets_nobody_in(store_url):
+    """A connection in use would stay open after its pool, until it is collected."""
+    store = open_store(store_url)
+    inside, go = threading.Event(), threading.Event()
+
+    def read():
+        with store.database.read() as connection:
+            inside.set()
+            assert go.wait(10)
+            assert connection.execute(sa.text("SELECT 1")).scalar() == 1
+            pools.append(store.database.engine.pool)
+
+    pools = []
+    reader = threading.Thread(target=read)
+    closer = threading.Thread(target=store.close)
+    reader.start()
+    assert inside.wait(10)
+    closer.start()
+    closer.join(0.05)
+    assert closer.is_alive()
+    go.set()
+    closer.join(10)
+    reader.join(10)
+    assert [pool.checkedout() for pool in pools] == [0]
+    with pytest.raises(StorageError, match="closed: open it again"):
+        store.log.read("shop")
+    store.close()

@@ -10,6 +10,7 @@ from live_servers import redis_running
 from service_worlds import opened
 from steerec.config import StreamsConfig
 from steerec.errors import ConfigError, StorageError
+from steerec.service.app import ended
 from steerec.service.streams import IDLE_MS, Intake, KafkaReader, RedisReader, readers
 from steerec.service.wakes import redis_client
 
@@ -176,8 +177,7 @@ def test_a_reader_goes_on_when_redis_was_away(shop, loop, intake, stream, monkey
             await _add(server, stream, "after")
             await _until(lambda: "after" in stored(shop))
             assert not shop.service.tenants.open_now("default").degraded()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await ended([task])
 
     loop.run_until_complete(run())
 
@@ -244,8 +244,7 @@ def test_a_kafka_that_is_not_there_shows_in_health(shop, loop, intake):
     async def run():
         task = asyncio.create_task(KafkaReader(config, intake).read())
         await _until(lambda: shop.service.tenants.open_now("default").degraded())
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await ended([task])
 
     shop.tenant()
     loop.run_until_complete(run())

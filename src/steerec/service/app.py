@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from steerec.service import catalogue, events, lists, operations, people, strategy
+from steerec.service import catalogue, events, experiments, lists, operations, people, strategy
 from steerec.service.calls import Counter, Route
 from steerec.service.gorse import routes as gorse
 from steerec.service.openapi import document
@@ -28,6 +28,9 @@ from steerec.service.schemas import (
     EventIn,
     EventsIn,
     EventsOut,
+    ExperimentIn,
+    ExperimentOut,
+    ExperimentsOut,
     ExplainOut,
     HealthOut,
     HistoryOut,
@@ -52,6 +55,14 @@ log = logging.getLogger(__name__)
 
 _EVENT = {"event_id": "e-1", "user_id": "ann", "item_id": "tea", "event": "click"}
 _ITEM = {"id": "tea", "attributes": {"title": "Green tea", "price": 4.5}, "labels": ["drinks"]}
+_EXPERIMENT = {
+    "name": "more-chance",
+    "metric": "click",
+    "arms": [
+        {"name": "as it is", "share": 0.5},
+        {"name": "explores", "share": 0.5, "dials": {"temperature": 0.5}},
+    ],
+}
 _LINES = {  # a body that is read as it comes
     "requestBody": {
         "required": True,
@@ -155,12 +166,29 @@ ROUTES: tuple[Route, ...] = (
         "strategy", body=RollbackIn, example={"version": 1},
     ),
     Route("POST", "/api/strategy/tune", strategy.post_tune, "operate", TunedOut, "strategy"),
+    Route(
+        "GET", "/api/experiments", experiments.get_experiments, "operate", ExperimentsOut,
+        "experiments",
+    ),
+    Route(
+        "POST", "/api/experiments", experiments.post_experiment, "operate", ExperimentOut,
+        "experiments", body=ExperimentIn, example=_EXPERIMENT,
+    ),
+    Route(
+        "GET", "/api/experiments/{name}", experiments.get_experiment, "operate", ExperimentOut,
+        "experiments",
+    ),
+    Route(
+        "POST", "/api/experiments/{name}/stop", experiments.post_experiment_stop, "operate",
+        ExperimentOut, "experiments",
+    ),
     Route("GET", "/api/health/live", operations.get_live, "open", HealthOut, "operations"),
     Route("GET", "/api/health/ready", operations.get_ready, "open", HealthOut, "operations"),
     Route("GET", "/metrics", operations.get_metrics, "open", None, "operations"),
 )  # fmt: skip
 
 Beside = Callable[[], Awaitable[None]]  # runs until it is cancelled
+CANCEL_AGAIN_S = 0.5
 
 
 def create_app(counter: Counter, *, beside: Sequence[Beside] = (), public: bool = False) -> FastAPI:
@@ -177,9 +205,7 @@ def create_app(counter: Counter, *, beside: Sequence[Beside] = (), public: bool 
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await ended(tasks)
 
     routes = [route for route in ROUTES if not public or route.handle is not operations.get_metrics]
     app = FastAPI(
@@ -221,6 +247,19 @@ async def _no_route(request: Request, error: Exception) -> Response:
     return Response(
         problem.answer("").body, int(status), headers=headers, media_type="application/problem+json"
     )
+
+
+async def ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks, again and again until each has ended.
+
+    Once is not enough: before Python 3.12 `asyncio.wait_for` drops a cancellation that comes
+    together with its result, and clients of Redis wait with it whenever they send.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
 
 
 async def _kept_up(run: Beside) -> None:

@@ -52,7 +52,8 @@ class Wakes:
             Tenants whose log may hold what others wrote; None: all of them.
         """
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), POLL_S)
+            async with asyncio.timeout(POLL_S):
+                await self._woken.wait()
         self._woken.clear()
         names, self._from = frozenset(self._from), set()
         if not self.others:
@@ -103,7 +104,8 @@ class Wakes:
         while True:
             message = await heard.get_message(ignore_subscribe_messages=True, timeout=PING_S)
             if message is None:
-                await asyncio.wait_for(heard.ping(), WAIT_S)
+                async with asyncio.timeout(WAIT_S):
+                    await heard.ping()
             elif message["type"] == "message":
                 self._from.add(message["data"].decode("utf-8", "replace"))
                 self._woken.set()

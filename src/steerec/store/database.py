@@ -47,6 +47,9 @@ class Database:
         # SQLite has one writer: threads queue here, which is fair, instead of at its busy timer.
         self._one_writer = threading.Lock() if path else nullcontext()
         self._writes = engine.execution_options(steerec_writes=True)
+        self._door = threading.Condition()  # guards the two below
+        self._inside = 0
+        self._closed = False
         self._steady = engine
         if path is None:
             self._steady = engine.execution_options(isolation_level="REPEATABLE READ")
@@ -80,12 +83,20 @@ class Database:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
+        with self._door:
+            if self._closed:
+                raise StorageError("the store is closed: open it again")
+            self._inside += 1
         try:
             yield
         except (sa.exc.DataError, sa.exc.IntegrityError) as e:
             raise DataError(f"{self} refuses a value ({_reason(e)})") from e
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as e:
             raise StorageError(f"{self} failed ({_reason(e)}): {_remedy(_reason(e))}") from e
+        finally:
+            with self._door:
+                self._inside -= 1
+                self._door.notify_all()
 
     def upsert(
         self, connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]
@@ -166,7 +177,13 @@ class Database:
             return int(connection.execute(size).scalar_one())
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, once transactions that other threads are in have ended.
+
+        A connection that is in use while its pool goes would stay open until it is collected.
+        """
+        with self._door:
+            self._closed = True
+            self._door.wait_for(lambda: self._inside == 0, timeout=_WAIT_S)
         self.engine.dispose()
 
     def __str__(self) -> str:
