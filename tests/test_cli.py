@@ -92,7 +92,9 @@ def test_the_help_of_every_verb_shows_an_example(verb):
 
 def test_an_option_means_the_same_in_every_verb():
     said = {}
-    for verb in typer.main.get_command(app).commands.values():
+    verbs = typer.main.get_command(app).commands.values()
+    inner = [one for verb in verbs for one in getattr(verb, "commands", {}).values()]
+    for verb in [*verbs, *inner]:
         for option in verb.params:
             if option.name not in ("out", "json"):  # a folder or file of its own
                 said.setdefault(option.opts[0], set()).add(getattr(option, "help", ""))

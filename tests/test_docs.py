@@ -160,8 +160,14 @@ def test_every_steerec_command_in_the_docs_has_known_verbs_and_options():
         if verb not in verbs:
             wrong.append(f"{page.name}: steerec {verb}")
             continue
-        known = {"--help"} | {name for p in verbs[verb].params for name in p.opts}
-        known |= {name for p in verbs[verb].params for name in p.secondary_opts}
+        command = verbs[verb]
+        if hasattr(command, "commands"):  # a group of verbs
+            verb, command = f"{verb} {words[0]}", command.commands.get(words[0])
+        if command is None:
+            wrong.append(f"{page.name}: steerec {verb}")
+            continue
+        known = {"--help"} | {name for p in command.params for name in p.opts}
+        known |= {name for p in command.params for name in p.secondary_opts}
         given = {w.partition("=")[0] for w in words if re.match(r"--?[a-z]", w)}
         wrong += [f"{page.name}: steerec {verb} {name}" for name in sorted(given - known)]
     assert not wrong, "\n".join(wrong)

@@ -57,7 +57,7 @@ def test_what_is_installed_once_is_not_installed_again_when_sources_change(house
     house.unplug()
     (house.folder / "src").mkdir()
     (house.folder / "src" / "new.py").write_text("x = 1\n")
-    for target, command in (("test", "-m pytest"), ("demo", "demo")):
+    for target, command in (("test", "-m pytest -n auto --dist loadfile"), ("demo", "demo")):
         answer = house.make(target)
         assert answer.returncode == 0, answer.stderr
         assert house.asked() == [command]

@@ -59,14 +59,7 @@ def train(
     learning: options.Learning,
     training: options.Training,
     out: Annotated[Path, typer.Option("--out", help="Folder of the snapshot.")] = Path("snapshot"),
-    from_: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            metavar="SNAPSHOT",
-            help="Go on from the trained heads of an earlier snapshot, for the nightly refit.",
-        ),
-    ] = None,
+    from_: options.Earlier = None,
     config: options.Config = None,
     *,
     json: options.AsJson = False,

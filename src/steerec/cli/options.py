@@ -124,6 +124,15 @@ Snapshot = Annotated[Path, typer.Option("--snapshot", help="Folder that `steerec
 MaybeSnapshot = Annotated[
     Path | None, typer.Option("--snapshot", help="Folder that `steerec train` wrote.")
 ]
+Earlier = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="SNAPSHOT",
+        help="Go on from the trained heads of an earlier snapshot.",
+    ),
+]
+Tenant = Annotated[str, typer.Option(help="Whose; every key belongs to one.")]
 Count = Annotated[int, typer.Option("-n", min=1, help="Length of the list.")]
 
 

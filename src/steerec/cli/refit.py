@@ -29,15 +29,8 @@ def register(app: typer.Typer) -> None:
 
 def refit(
     *,
-    tenant: Annotated[str, typer.Option(help="Whose model.")] = "default",
-    from_: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            metavar="SNAPSHOT",
-            help="The model that serves; else the newest that refits made.",
-        ),
-    ] = None,
+    tenant: options.Tenant = "default",
+    from_: options.Earlier = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of all tenants' snapshots; else as [service] snapshots says."),
@@ -49,7 +42,8 @@ def refit(
 ) -> None:
     """Fit a served model again with the events since, and keep it for services to swap in.
 
-    Services that run take the new model up within a second, without dropping a request.
+    Services that run take the new model up within a second, without dropping a request. Without
+    --from it goes on from the newest that refits made.
     """
     from steerec.engine.shelf import Shelf
     from steerec.service.server import DEFAULT_STORE

@@ -18,7 +18,6 @@ key = typer.Typer(
     help="API keys: create, list, revoke.",
     epilog="Example:\n\nsteerec key create --scope read --scope events --label web-shop",
 )
-Tenant = Annotated[str, typer.Option(help="Whose; every key belongs to one.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -90,7 +89,7 @@ def _serve_many(
 @key.command("create")
 def create(
     *,
-    tenant: Tenant = "default",
+    tenant: options.Tenant = "default",
     scope: Annotated[
         list[str], typer.Option(help="read, events, catalogue, operate or admin; repeatable.")
     ] = ["read", "events"],  # noqa: B006  Typer reads it
@@ -115,7 +114,7 @@ def create(
 
 
 @key.command("list")
-def list_keys(*, tenant: Tenant = "default", config: options.Config = None) -> None:
+def list_keys(*, tenant: options.Tenant = "default", config: options.Config = None) -> None:
     """The keys of a tenant, revoked ones too."""
     from steerec.service.server import DEFAULT_STORE
     from steerec.store import open_store
@@ -130,7 +129,9 @@ def list_keys(*, tenant: Tenant = "default", config: options.Config = None) -> N
 
 
 @key.command("revoke")
-def revoke(key_id: str, *, tenant: Tenant = "default", config: options.Config = None) -> None:
+def revoke(
+    key_id: str, *, tenant: options.Tenant = "default", config: options.Config = None
+) -> None:
     """Make a key worthless, within seconds in services that run."""
     from steerec.service.server import DEFAULT_STORE
     from steerec.store import open_store

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,6 @@ strategy = typer.Typer(
     help="The strategy: show, list, diff, promote, rollback.",
     epilog="Example:\n\nsteerec strategy show",
 )
-Tenant = Annotated[str, typer.Option(help="Whose; every key belongs to one.")]
 Why = Annotated[str, typer.Option("--reason", help="Why, for the history.")]
 WHEN = {  # contexts in which weights are told, as features that are 1
     "new visitors": ("bias", "length~0"),
@@ -35,7 +35,12 @@ def register(app: typer.Typer) -> None:
 
 
 @strategy.command("show")
-def show_strategy(*, tenant: Tenant = "default", config: options.Config = None) -> None:
+def show_strategy(
+    *,
+    tenant: options.Tenant = "default",
+    config: options.Config = None,
+    json: options.AsJson = False,
+) -> None:
     """The strategy in force in words: who leads for whom, what moved it lately, what it gained."""
     with _store(config) as store:
         current = store.strategies.current(tenant)
@@ -43,6 +48,10 @@ def show_strategy(*, tenant: Tenant = "default", config: options.Config = None) 
             raise typer.BadParameter(f"tenant {tenant!r} has no strategy yet: serve a model first")
         promotions = store.strategies.promotions(tenant, limit=3)
     out = show.out()
+    if json:
+        told = {**asdict(current), "promotions": [asdict(move) for move in promotions]}
+        typer.echo(show.as_json(told))
+        return
     out.print(f"Version {current.version}, by {current.author}, {_when(current.made)}.")
     for who, features in WHEN.items():
         out.print(f"  {who}: {in_words(current.strategy, features)}")
@@ -57,28 +66,47 @@ def show_strategy(*, tenant: Tenant = "default", config: options.Config = None) 
 
 
 @strategy.command("list")
-def list_versions(*, tenant: Tenant = "default", config: options.Config = None) -> None:
+def list_versions(
+    *,
+    tenant: options.Tenant = "default",
+    config: options.Config = None,
+    json: options.AsJson = False,
+) -> None:
     """All versions, the newest first."""
     with _store(config) as store:
         current = store.strategies.current(tenant)
-        for version in store.strategies.history(tenant):
-            mark = "in force" if current and current.version == version.version else ""
-            parents = ", ".join(map(str, version.parents)) or "none"
-            show.out().print(
-                f"{version.version:4d}  {_when(version.made)}  {version.author}  "
-                f"parents: {parents}  {mark}"
-            )
+        versions = list(store.strategies.history(tenant))
+    in_force = current.version if current else None
+    if json:
+        told = [asdict(version) for version in versions]
+        typer.echo(show.as_json({"in_force": in_force, "versions": told}))
+        return
+    for version in versions:
+        mark = "in force" if version.version == in_force else ""
+        parents = ", ".join(map(str, version.parents)) or "none"
+        show.out().print(
+            f"{version.version:4d}  {_when(version.made)}  {version.author}  "
+            f"parents: {parents}  {mark}"
+        )
 
 
 @strategy.command("diff")
 def diff(
-    one: int, other: int, *, tenant: Tenant = "default", config: options.Config = None
+    one: int,
+    other: int,
+    *,
+    tenant: options.Tenant = "default",
+    config: options.Config = None,
+    json: options.AsJson = False,
 ) -> None:
     """What differs between two versions: weights and dials, before and after."""
     from steerec.engine.strategies import difference
 
     with _store(config) as store:
         moved = difference(_get(store, tenant, one).strategy, _get(store, tenant, other).strategy)
+    if json:
+        typer.echo(show.as_json(moved))
+        return
     if not moved:
         show.out().print("No difference.")
     for kind, changes in moved.items():
@@ -90,7 +118,7 @@ def diff(
 def promote(
     version: int,
     *,
-    tenant: Tenant = "default",
+    tenant: options.Tenant = "default",
     reason: Why = "",
     config: options.Config = None,
 ) -> None:
@@ -105,7 +133,7 @@ def promote(
 
 @strategy.command("rollback")
 def rollback(
-    *, tenant: Tenant = "default", reason: Why = "", config: options.Config = None
+    *, tenant: options.Tenant = "default", reason: Why = "", config: options.Config = None
 ) -> None:
     """Go back to the version that was in force before."""
     with _store(config) as store:
@@ -124,9 +152,10 @@ def rollback(
 
 def tune(
     *,
-    tenant: Tenant = "default",
+    tenant: options.Tenant = "default",
     seed: options.Seed = 0,
     config: options.Config = None,
+    json: options.AsJson = False,
 ) -> None:
     """Learn from the slates of the log; promote only what later slates surely find better."""
     import numpy as np
@@ -139,6 +168,9 @@ def tune(
             store, tenant, settings.tuning, now=time.time(), rng=np.random.default_rng(seed)
         )
     out = show.out()
+    if json:
+        typer.echo(show.as_json({**asdict(found), "why": found.why}))
+        return
     out.print(f"{found.slates:,} slates read, {found.left_out:,} left out.")
     out.print(found.why)
     if found.version is not None:
