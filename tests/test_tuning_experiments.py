@@ -14,6 +14,7 @@ from steerec.tuning.experiments import (
     check_split,
     compare,
     cuped,
+    preference,
     shadow,
     stable_share,
     team_draft,
@@ -79,7 +80,9 @@ def test_arms_are_compared_with_the_first_for_all_and_by_slice():
     arm = rng.choice(["control", "bold", "mild"], 6_000, p=[0.5, 0.3, 0.2])
     new = rng.random(6_000) < 0.5
     metric = rng.normal(size=6_000) + 0.4 * ((arm == "bold") & new)
-    found = {(c.arm, c.slice): c for c in compare(HALVES, arm, metric, slices={"new": new})}
+    told = compare(HALVES, arm, metric)
+    told += compare(HALVES, arm[new], metric[new], part="new", n_parts=1)
+    found = {(c.arm, c.slice): c for c in told}
     assert set(found) == {(a, s) for a in ("bold", "mild") for s in ("all", "new")}
     assert found["bold", "new"].difference.mean == pytest.approx(0.4, abs=0.1)
     assert found["bold", "new"].decided
@@ -111,7 +114,7 @@ def test_an_arm_with_nobody_is_undecided():
 @settings(max_examples=50, deadline=None)
 @given(st.permutations(list("abcdefgh")), st.permutations(list("efghijkl")), st.integers(0, 99))
 def test_an_interleaved_list_takes_each_teams_best_in_turn(a, b, seed):
-    found = team_draft(a, b, n=8, rng=np.random.default_rng(seed))
+    found = team_draft(a, b, n=8, first=np.random.default_rng(seed).random(8) < 0.5)
     assert len(set(found.items)) == 8
     for upto in range(0, 9, 2):
         assert found.team[:upto].count("a") == upto // 2
@@ -120,19 +123,45 @@ def test_an_interleaved_list_takes_each_teams_best_in_turn(a, b, seed):
         assert item == left[0]
 
 
-def test_clicks_are_credited_to_the_team_that_gave_the_item():
-    found = team_draft(["x", "y"], ["x", "z"], n=3, rng=np.random.default_rng(0))
-    teams = dict(zip(found.items, found.team, strict=True))
-    for item, team in teams.items():
-        assert found.credit([item, item, "other"]) == (1 if team == "a" else -1)
-    assert team_draft(["x"], ["x"], n=5, rng=np.random.default_rng(0)).items == ("x",)
+def test_lists_that_end_are_drawn_as_far_as_they_go():
+    assert team_draft(["x"], ["x"], n=5, first=[True] * 5).items == ("x",)
+    found = team_draft(["x"], ["x", "y"], n=5, first=[True, False, True])
+    assert (found.items, found.team) == (("x", "y"), ("a", "b"))
+
+
+def test_a_longer_draft_goes_on_where_a_shorter_one_ended():
+    first = np.random.default_rng(0).random(8) < 0.5
+    long = team_draft("abcdefgh", "hgfedcba", n=8, first=first)
+    for n in range(1, 8):
+        assert team_draft("abcdefgh", "hgfedcba", n=n, first=first).items == long.items[:n]
 
 
 def test_equal_rankings_tie_on_average():
     rng, total = np.random.default_rng(3), 0
     for _ in range(2_000):
-        total += team_draft("abcd", "abcd", n=4, rng=rng).credit(["a"])
+        found = team_draft("abcd", "abcd", n=4, first=rng.random(4) < 0.5)
+        total += 1 if found.team[0] == "a" else -1
     assert abs(total) < 180
+
+
+def test_the_preferred_team_is_found_by_signs_and_by_an_interval():
+    a = np.array([1.0] * 10 + [0.0] * 40 + [2.0] * 5)
+    b = np.array([0.0] * 10 + [1.0] * 40 + [2.0] * 5)
+    found = preference(a, b)
+    assert (found.a, found.b, found.ties) == (10, 40, 5)
+    assert found.difference.mean == pytest.approx(30 / 55)
+    assert found.anytime_p < 0.01
+    nobody = preference(np.zeros(0), np.zeros(0))
+    assert (nobody.ties, nobody.anytime_p, nobody.difference.low) == (0, 1.0, -np.inf)
+
+
+def test_the_sign_test_may_be_looked_at_after_each_user():
+    rng, wrong = np.random.default_rng(4), 0
+    for _ in range(200):
+        won = rng.random(400) < 0.5
+        looks = range(20, 401, 20)
+        wrong += any(preference(won[:n] * 1.0, ~won[:n] * 1.0).anytime_p < 0.05 for n in looks)
+    assert wrong / 200 <= 0.07
 
 
 def test_a_shadow_list_is_compared_with_the_one_shown():

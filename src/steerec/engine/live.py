@@ -21,6 +21,7 @@ from steerec.engine.pool import PoolConfig
 from steerec.engine.recommender import Recommender
 from steerec.engine.sampler import SamplerConfig
 from steerec.engine.serving import Policy, Served, serve
+from steerec.engine.trials import Trial, applied
 from steerec.errors import ConfigError, DataError
 from steerec.store import Store
 from steerec.store.catalogue import Entry
@@ -113,6 +114,7 @@ class Live:
 
     Attributes:
         applied: what was taken in since the start, by kind.
+        trials: experiments under way, the oldest first; put in place whole.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class Live:
         self.tenant, self.store, self.config, self.encoder = tenant, store, config, encoder
         self.applied: Counter[str] = Counter()
         self.online: Online | None = None  # as soon as a strategy is followed
+        self.trials: tuple[Trial, ...] = ()
         self._newest = now
         self._lock = threading.RLock()  # whoever reads or changes the state below
         self._catalogue = threading.RLock()  # whoever makes a longer catalogue
@@ -208,6 +211,8 @@ class Live:
                     epoch=given.epoch,
                     arm=given.arm,
                 )
+            if self.trials:
+                policy = applied(self.trials, policy, query, request_id=request_id, now=now)
             return serve(self._state.recommender, query, policy, request_id=request_id, now=now)
 
     # What is taken in
@@ -357,6 +362,7 @@ class Live:
             self._state = fresh._state
             self.applied["swaps"] += 1
             self.online = fresh.online
+            self.trials = tuple(t for t in self.trials if t.fits(model.strategy))
 
     # Inside
 
@@ -432,7 +438,7 @@ class Live:
         state.n_founded = made.data.n_items
         if (made.strategy.heads, made.strategy.features) != (before.heads, before.features):
             state.policy = replace(state.policy, theta=None, version=made.strategy.version)
-            self.online = None  # it tunes what is no longer there
+            self.online, self.trials = None, ()  # of what is no longer there
 
     def _mark(self, entries: Sequence[Entry], index: Mapping[str, int]) -> None:
         def number(value: float | None) -> float:

@@ -76,7 +76,7 @@ class _Rewards:
             late = self.joiner.react(reaction_of(row), row.received)
             self.settle([] if late is None else [late])
             return
-        self.settle(self.joiner.show(_plainly(row), row.time))
+        self.settle(self.joiner.show(as_shown(row), row.time))
         if row.start == 0:
             self.pages[row.request_id] = row
         while len(self.pages) > self.newest:
@@ -91,7 +91,7 @@ class _Rewards:
                 self.rewards[page] = self.rewards.get(page, 0.0) + outcomes.reward
 
 
-def _plainly(page: Impression) -> Shown:
+def as_shown(page: Impression) -> Shown:
     """A page without what only a learner needs."""
     nothing = np.zeros((len(page.items), 1))
     return Shown(

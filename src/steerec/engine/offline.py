@@ -207,6 +207,7 @@ def _fits(shown: Impression, strategy: Strategy) -> bool:
     heads = tuple(shown.more.get("heads", ()))[:-1]
     drawn = float(shown.more.get("temperature", 0.0)) > 0 and not shown.more.get("diversity")
     whole = shown.start == 0 and len(shown.pool) > 0 and len(shown.items) > 0
+    drawn = drawn and "teams" not in shown.more  # two softmaxes in turn
     return heads == strategy.heads and len(shown.phi) == len(strategy.features) and drawn and whole
 
 

@@ -37,6 +37,7 @@ from steerec.tuning.sequences import MeanSequence
 log = logging.getLogger(__name__)
 
 LIVE, CONTROL = "live", "control"
+OWN_ARMS = (LIVE, CONTROL, None)  # others are of experiments: they teach, and are not compared
 CHECKPOINT = "tuner"
 DAY_S = 86_400.0
 
@@ -320,7 +321,7 @@ class Online:
             if name in heads:
                 z[:, column] = scores[:, heads.index(name)]
         extra = self.epoch.gamma * scores[:, -1] if len(items) else np.zeros(0)
-        if row.start == 0 and len(first.pool) > 1:
+        if row.start == 0 and len(first.pool) > 1 and row.arm in OWN_ARMS:
             self._reference.append((first.scores[:, :-1], first.phi))
             self._temperature = max(float(first.more.get("temperature", 0.0)), 1.0)
         return Shown(
@@ -349,7 +350,9 @@ class Online:
             self._tuner.amend(observed)
             return
         self.counts["learnt"] += 1
-        self._watch = self._watch.after(shown.arm, float(outcomes.reward.sum()), self.config.guard)
+        if shown.arm in OWN_ARMS:
+            won = float(outcomes.reward.sum())
+            self._watch = self._watch.after(shown.arm, won, self.config.guard)
         weight = self._allowance.weights([shown.user_id] * len(observed), now)
         offset = None
         if shown.user_id is not None and shown.arm == LIVE and self.config.personal:

@@ -1,13 +1,14 @@
 """A slate as it is served: drawn by the sampler, with all that is needed to replay it."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steerec.contracts import Floats, Query, Slate
+from steerec.contracts import Floats, Indices, Query, Slate
+from steerec.engine.interleave import draw_both
 from steerec.engine.recommender import Recommender, Scored
 from steerec.engine.sampler import Drawn, SamplerConfig, draw, seed_of
 from steerec.store.impressions import Impression
@@ -23,6 +24,9 @@ class Policy:
         theta: (n_heads, n_features) in place of the model's; None: the model's.
         turn: what becomes of the head weights, such as a person's own part; None: nothing.
         version, epoch, arm: told with the slate.
+        other: a second strategy, whose list is mixed with this one's; without diversity.
+        shadows: name → a policy whose list is worked out and logged, and not shown.
+        told: facts that are logged with the slate.
     """
 
     draw: SamplerConfig
@@ -31,6 +35,9 @@ class Policy:
     version: int = 0
     epoch: int = 0
     arm: str = "live"
+    other: "Policy | None" = None
+    shadows: Mapping[str, "Policy"] = field(default_factory=dict)
+    told: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,21 +63,21 @@ def serve(
     Raises:
         ValueError, DataError: as Recommender.recommend.
     """
-    scored = recommender.score(query, narrow=True, theta=policy.theta, turn=policy.turn)
-    pool = np.sort(recommender.shortlist(scored, query.n))
+    mixed = policy.other is not None  # then also what only the other list wants is scored
+    scored = recommender.score(query, narrow=not mixed, theta=policy.theta, turn=policy.turn)
+    pool = _pool(recommender, scored, policy, query.n)
     z = _logged(scored, pool)
     w = np.append(scored.weights, 1.0).astype(np.float32)
-    seed = seed_of(request_id)
     data = recommender.model.data
     items = scored.items[pool]
-    drawn = draw(
-        _worth(z, w),
-        n=query.n,
-        temperature=policy.draw.temperature,
-        seed=seed,
-        vectors=None if policy.draw.diversity == 0 else unit_vectors(data.vectors, items),
-        diversity=policy.draw.diversity,
-    )
+    ids = tuple(data.item_ids[items].tolist())
+    race = _Race(z, query.n, seed_of(request_id), data.vectors, items)
+    others = {
+        name: _weights(scored, one, recommender)
+        for name, one in {**policy.shadows, "": policy.other}.items()
+        if one is not None
+    }
+    drawn, more = _drawn(race, policy, w, others, ids)
     choices = recommender.choices(scored, pool[drawn.places])
     slate = Slate(
         request_id=request_id,
@@ -84,8 +91,9 @@ def serve(
         epoch=policy.epoch,
         arm=policy.arm,
     )
-    made = (drawn, tuple(data.item_ids[items].tolist()), z, w)
-    return Served(slate, _impression(query, policy, scored, slate, made, now=now))
+    made = (drawn, ids, z, w)
+    impression = _impression(query, policy, scored, slate, made, now=now)
+    return Served(slate, replace(impression, more={**impression.more, **more}))
 
 
 def replay(shown: Impression, *, n: int, vectors: Floats | None = None) -> Drawn:
@@ -94,13 +102,17 @@ def replay(shown: Impression, *, n: int, vectors: Floats | None = None) -> Drawn
     Args:
         vectors: (n_pool, d) of unit length, needed where the scenario wants diversity.
     """
+    config = SamplerConfig(temperature=shown.more["temperature"], diversity=shown.more["diversity"])
+    if "w_other" in shown.more:
+        both = (shown.w, np.array(shown.more["w_other"], np.float32))
+        return _mixed(shown.scores, both, config, n=n, seed=shown.seed)[0]
     return draw(
         _worth(shown.scores, shown.w),
         n=n,
-        temperature=shown.more["temperature"],
+        temperature=config.temperature,
         seed=shown.seed,
         vectors=vectors,
-        diversity=shown.more["diversity"],
+        diversity=config.diversity,
     )
 
 
@@ -142,6 +154,79 @@ def unit_vectors(vectors: Floats | None, items: Sequence[int] | NDArray[Any]) ->
     length = np.linalg.norm(chosen, axis=1, keepdims=True)
     unit: Floats = np.divide(chosen, length, out=np.zeros_like(chosen), where=length > 0)
     return unit
+
+
+def _drawn(
+    race: "_Race",
+    policy: Policy,
+    w: Floats,
+    others: Mapping[str, Floats],
+    ids: tuple[str, ...],
+) -> tuple[Drawn, dict[str, Any]]:
+    """The list, and what else is logged with it.
+
+    Args:
+        others: weights of the shadows by name, and under "" of the strategy that is mixed in.
+    """
+    more = dict(policy.told)
+    if policy.shadows:
+        more["shadows"] = {
+            name: [ids[at] for at in race.drawn(others[name], one.draw).places]
+            for name, one in policy.shadows.items()
+        }
+    if policy.other is None:
+        return race.drawn(w, policy.draw), more
+    drawn, teams = _mixed(race.z, (w, others[""]), policy.draw, n=race.n, seed=race.seed)
+    return drawn, {**more, "teams": teams, "w_other": others[""].tolist()}
+
+
+def _pool(recommender: Recommender, scored: Scored, policy: Policy, n: int) -> NDArray[Any]:
+    """Places in `scored.items`, rising; with those that the other strategy would take."""
+    pool = recommender.shortlist(scored, n)
+    if policy.other is None:
+        return np.sort(pool)
+    w = _weights(scored, policy.other, recommender)[:-1].astype(np.float64)
+    theirs = replace(scored, weights=w, blend=w @ scored.z + scored.extra)
+    return np.union1d(pool, recommender.shortlist(theirs, n))
+
+
+def _weights(scored: Scored, policy: Policy, recommender: Recommender) -> Floats:
+    """(n_heads + 1,) of another policy for this request, as they are logged."""
+    strategy = recommender.model.strategy
+    w = (strategy.theta if policy.theta is None else policy.theta) @ scored.phi
+    w = w if policy.turn is None else policy.turn(w)
+    rows = [strategy.heads.index(name) for name in scored.names]
+    return np.append(w[rows], 1.0).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class _Race:
+    """What every list for one request is drawn from; equal noise, whatever the weights."""
+
+    z: NDArray[np.float16]
+    n: int
+    seed: int
+    vectors: Floats | None
+    items: Indices
+
+    def drawn(self, w: Floats, config: SamplerConfig) -> Drawn:
+        """The list by these weights."""
+        return draw(
+            _worth(self.z, w),
+            n=self.n,
+            temperature=config.temperature,
+            seed=self.seed,
+            vectors=None if config.diversity == 0 else unit_vectors(self.vectors, self.items),
+            diversity=config.diversity,
+        )
+
+
+def _mixed(
+    z: NDArray[Any], both: tuple[Floats, Floats], config: SamplerConfig, *, n: int, seed: int
+) -> tuple[Drawn, str]:
+    """A list of both weights' lists, and the team of each place."""
+    one, other = (_worth(z, w) for w in both)
+    return draw_both((one, other), n=n, temperature=config.temperature, seed=seed)
 
 
 def _logged(scored: Scored, pool: NDArray[Any]) -> NDArray[np.float16]:

@@ -1,12 +1,13 @@
 """What goes over the wire, checked on the way in; OpenAPI is made from these same classes."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 Id = Annotated[str, Meta(min_length=1, max_length=256, description="an id of the caller's own")]
 Text = Annotated[str, Meta(max_length=2_000)]
+Name = Annotated[str, Meta(min_length=1, max_length=64, description="without a slash")]
 Count = Annotated[int, Meta(ge=1, le=1_000)]
 Time = Annotated[float, Meta(ge=0, le=1e11, description="Unix seconds, UTC")]
 Json = dict[str, Any]
@@ -284,6 +285,56 @@ class TunedOut(Answer):
     why: str
     promoted: int | None
     tried: list[Json]
+
+
+# Experiments
+
+
+class ArmIn(Body):
+    """What one arm shows: a stored version, other weights, other dials, or what is in force."""
+
+    name: Name
+    share: Annotated[float, Meta(gt=0, le=1)]
+    version: Annotated[int, Meta(ge=1)] | None = None
+    weights: Annotated[
+        dict[str, Annotated[float, Meta(ge=-1e6, le=1e6)]],
+        Meta(description="HEAD.FEATURE → weight, over the version"),
+    ] = {}
+    dials: Annotated[dict[str, float], Meta(description="temperature, diversity")] = {}
+    shadow: bool = False
+
+
+class ExperimentIn(Body):
+    """What is compared; shares of the arms that are shown sum to 1."""
+
+    name: Name
+    arms: Annotated[list[ArmIn], Meta(min_length=1, max_length=20)]
+    metric: Annotated[
+        str, Meta(max_length=64, description="reward, or a kind of event; a slate, of each user")
+    ] = "reward"
+    kind: Literal["split", "interleave"] = "split"
+    scenario: Annotated[str, Meta(max_length=64)] | None = None
+    traffic: Annotated[float, Meta(gt=0, le=1, description="share of the users")] = 1.0
+    ends: Time | None = None
+    least_users: Annotated[int, Meta(ge=2, le=10**9, description="in each arm")] = 100
+    alpha: Annotated[float, Meta(gt=0, lt=1)] = 0.05
+
+
+class ExperimentOut(Answer):
+    """An experiment as it was planned, with what it has shown where that was asked for."""
+
+    name: str
+    plan: Json
+    author: str
+    started: float
+    stopped: float | None
+    results: Json | None = None
+
+
+class ExperimentsOut(Answer):
+    """The oldest first."""
+
+    experiments: list[ExperimentOut]
 
 
 # Operations

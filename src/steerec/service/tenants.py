@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from steerec.contracts import Encoder
+from steerec.engine.experiments import follow_experiments
 from steerec.engine.live import Live, LiveConfig
 from steerec.engine.model import Model
 from steerec.engine.seeding import write_items
@@ -53,6 +54,7 @@ class Tenant:
             if now - self._tuned >= TUNE_EVERY_S or now < self._tuned:
                 self._tuned = now
                 follow_current(self.live, self.store)  # an operator may have moved it
+                follow_experiments(self.live, self.store)
                 self.live.tune(now=now)
             self._away.pop("store", None)
         except StorageError as e:
@@ -131,5 +133,6 @@ class Tenants:
             write_items(self.store, name, model, now=now)
         live = Live(name, self.store, model, self._config, now=now, encoder=self._encoder)
         ensure_promoted(live, self.store, now=now)
+        follow_experiments(live, self.store)
         log.info("tenant=%s opened=1 items=%d seq=%d", name, live.model.data.n_items, live.seq)
         return Tenant(name, live, self.store, self._telemetry)

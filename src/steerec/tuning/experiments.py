@@ -1,9 +1,10 @@
 """Experiments: who is in which arm, whether the split is sound, and what the arms differ by."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from steerec.errors import ConfigError
 from steerec.tuning.observed import Doubles
 from steerec.tuning.sequences import Interval, asymptotic, e_ratio
 
+ItemT = TypeVar("ItemT", bound=Hashable)
+
+STRENGTHS = (10.0, 100.0, 1_000.0)  # how close to the shares, in counts, broken splits may be
 WORST_SPLIT_P = 0.001  # below it the split is broken and no result is to be believed
 
 
@@ -90,7 +94,16 @@ def check_split(counts: Mapping[str, int], experiment: Experiment) -> Split:
         return Split(dict(counts), 1.0, 1.0)
     expected = np.array(shares) * (sum(seen) / sum(shares))
     p = float(stats.chisquare(seen, expected).pvalue)
-    return Split(dict(counts), p, min(1.0, 1.0 / e_ratio(seen, shares)))
+    return Split(dict(counts), p, _anytime_p(seen, shares))
+
+
+def _anytime_p(counts: Sequence[int], shares: Sequence[float]) -> float:
+    """Of counts against shares: gross differences are seen early, and slight ones at last.
+
+    A mean of e-values is one too, so that the alternatives are weighed without a price.
+    """
+    found = [e_ratio(counts, shares, strength=strength) for strength in STRENGTHS]
+    return min(1.0, len(found) / sum(found))
 
 
 def cuped(metric: Doubles, before: Doubles) -> Doubles:
@@ -134,29 +147,28 @@ def compare(
     arm: NDArray[np.str_],
     metric: Doubles,
     *,
-    slices: Mapping[str, NDArray[np.bool_]] | None = None,
+    part: str = "all",
+    n_parts: int = 1,
 ) -> list[Comparison]:
-    """Each arm against the first, for all users and for each slice.
+    """Each arm against the first.
 
-    One row a user, so that a user's visits need not be independent. The first comparisons, of all
-    users, decide; slices have wider intervals, as there are more of them to be wrong by chance.
+    One row a user, so that a user's visits need not be independent. The comparisons of all users
+    decide; parts have wider intervals, as there are more of them to be wrong by chance.
 
     Args:
         arm: (n,) arm of each user.
         metric: (n,) of each user, after `cuped` if there is a past.
-        slices: name → (n,) users in it.
+        part: name of these users, "all" for everybody.
+        n_parts: how many parts are looked at.
     """
     first, *others = experiment.arms
-    parts = {"all": np.ones(len(arm), bool), **(slices or {})}
+    alpha = experiment.alpha / (len(others) * n_parts)
+    base = metric[arm == first]
     found = []
-    for name, inside in parts.items():
-        times = 1 if name == "all" else len(parts) - 1
-        alpha = experiment.alpha / (len(others) * times)
-        base = metric[inside & (arm == first)]
-        for other in others:
-            values = metric[inside & (arm == other)]
-            apart = _apart(values, base, alpha)
-            found.append(Comparison(other, name, apart, (len(values), len(base))))
+    for other in others:
+        values = metric[arm == other]
+        apart = _apart(values, base, alpha)
+        found.append(Comparison(other, part, apart, (len(values), len(base))))
     return found
 
 
@@ -170,42 +182,70 @@ def _apart(a: Doubles, b: Doubles, alpha: float) -> Interval:
     return asymptotic(n, mean, variance, alpha=alpha)
 
 
-@dataclass(frozen=True, slots=True)
-class Interleaved:
+@dataclass(frozen=True)
+class Interleaved(Generic[ItemT]):
     """Two lists drawn into one.
 
     Attributes:
         team: of each item: "a" or "b".
     """
 
-    items: tuple[str, ...]
+    items: tuple[ItemT, ...]
     team: tuple[str, ...]
-
-    def credit(self, clicked: Sequence[str]) -> int:
-        """Clicks on items of `a` less those of `b`; each item counts once."""
-        teams = dict(zip(self.items, self.team, strict=True))
-        return sum((teams[i] == "a") - (teams[i] == "b") for i in set(clicked) if i in teams)
 
 
 def team_draft(
-    a: Sequence[str], b: Sequence[str], *, n: int, rng: np.random.Generator
-) -> Interleaved:
+    a: Sequence[ItemT], b: Sequence[ItemT], *, n: int, first: Sequence[bool]
+) -> Interleaved[ItemT]:
     """Draw a list of `n` from two rankings, each team taking its best left in turn.
 
+    Args:
+        first: (n,) fair coins: whether `a` begins each round.
     Source: Radlinski, Kurup, Joachims 2008, algorithm 2.
     """
-    lists = {"a": list(a), "b": list(b)}
-    items: dict[str, str] = {}
-    while len(items) < n:
-        order = ("a", "b") if rng.random() < 0.5 else ("b", "a")
+    lists = {"a": a, "b": b}
+    items: dict[ItemT, str] = {}
+    for a_begins in first:
         before = len(items)
-        for team in order:
+        for team in "ab" if a_begins else "ba":
             best = next((item for item in lists[team] if item not in items), None)
             if best is not None and len(items) < n:
                 items[best] = team
-        if len(items) == before:
+        if len(items) in (before, n):
             break
     return Interleaved(tuple(items), tuple(items.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Which of two teams users prefer.
+
+    Attributes:
+        a, b, ties: users with more clicks on items of that team, or as many on both.
+        difference: mean over users of (clicks of b less those of a) / all, ties as 0.
+        anytime_p: of the sign test, valid however often it is looked at.
+    """
+
+    a: int
+    b: int
+    ties: int
+    difference: Interval
+    anytime_p: float
+
+
+def preference(a: Doubles, b: Doubles, *, alpha: float = 0.05) -> Preference:
+    """Compare two teams' credit over users.
+
+    Args:
+        a, b: (n,) credit of each user.
+    """
+    total = np.abs(a) + np.abs(b)
+    score = np.divide(b - a, total, out=np.zeros(len(total)), where=total > 0)
+    wins = int((score < 0).sum()), int((score > 0).sum())
+    variance = float(score.var(ddof=1)) if len(score) > 1 else 0.0
+    mean = float(score.mean()) if len(score) else 0.0
+    told = asymptotic(len(score), mean, variance, alpha=alpha)
+    return Preference(*wins, len(score) - sum(wins), told, _anytime_p(wins, (0.5, 0.5)))
 
 
 @dataclass(frozen=True, slots=True)
