@@ -16,7 +16,8 @@ from scipy import sparse
 from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError
-from steerec.heads.histories import recency_query
+from steerec.heads.histories import recency_rows
+from steerec.heads.linear import ask
 
 log = logging.getLogger(__name__)
 
@@ -166,14 +167,12 @@ class Fused:
     def _sums(self, histories: Sequence[History]) -> Floats:
         """(n_histories, dims + 1): the faded sum of the items' numbers, and the constant."""
         c = self.config
-        query = recency_query(histories, self.n_items, decay=c.decay, last=c.last)
+        query = recency_rows(histories, self.n_items, decay=c.decay, last=c.last)
         used, place = np.unique(query.indices, return_inverse=True)
         numbers = self.codes[used] * self.step[used, None]
-        short = sparse.csr_matrix(
-            (query.data, place, query.indptr), shape=(len(histories), len(used))
-        )
+        sums = ask(replace(query, indices=place.astype(np.int32), n_items=len(used)), numbers, None)
         constant = np.ones((len(histories), 1), np.float32)
-        return np.concatenate([short @ numbers, constant], axis=1).astype(np.float32)
+        return np.concatenate([sums, constant], axis=1).astype(np.float32)
 
     def _blocks(self) -> Iterator[tuple[int, int, Floats]]:
         """Codes as float32, block by block: NumPy multiplies int8 a hundred times as slowly."""

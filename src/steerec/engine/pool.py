@@ -148,7 +148,9 @@ class Pool:
             return first
         least = min(self.config.top_head, z.shape[1])
         tops = np.argpartition(np.where(allowed, -z, np.inf), least - 1, axis=1)[:, :least]
-        more = np.setdiff1d(tops[allowed[tops]], first)
+        besides = allowed.copy()
+        besides[first] = False
+        more = np.unique(tops[besides[tops]])
         order = np.argsort(-ranked[more], kind="stable")
         return np.concatenate([first, more[order].astype(np.int32)])
 

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from steerec.contracts import Floats, History, Indices, Times
@@ -16,11 +15,12 @@ from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError
 from steerec.heads.contract import HistoryHead
 from steerec.heads.histories import (
+    Rows,
     blank,
     check_query,
     check_stretches,
     decayed,
-    recency_query,
+    recency_rows,
     stretches,
 )
 
@@ -107,7 +107,7 @@ class Als(HistoryHead):
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: item factors times the folded-in user."""
         c = self.config
-        query = recency_query(states, self.n_items, decay=c.decay, last=c.last, known=self.known)
+        query = recency_rows(states, self.n_items, decay=c.decay, last=c.last, known=self.known)
         users = np.stack(
             [self._fold_in(query, row) for row in range(len(states))] or [np.empty(0, np.float32)]
         )
@@ -122,7 +122,7 @@ class Als(HistoryHead):
         Source: Hu, Koren and Volinsky 2008, section 5.
         """
         asked, faded = decayed(state, decay=self.config.decay, last=self.config.last)
-        row = recency_query([state], self.n_items, decay=self.config.decay, last=self.config.last)
+        row = recency_rows([state], self.n_items, decay=self.config.decay, last=self.config.last)
         solved = np.linalg.solve(self._system(row.indices, row.data), self.factors[item_idx])
         inside = (asked >= 0) & (asked < self.n_items)
         shares = np.zeros(len(asked), np.float32)
@@ -141,7 +141,7 @@ class Als(HistoryHead):
         with np.load(folder / "als.npz", allow_pickle=False) as arrays:
             return cls(config, arrays["factors"], arrays["known"])
 
-    def _fold_in(self, query: sparse.csr_matrix, row: int) -> Floats:
+    def _fold_in(self, query: Rows, row: int) -> Floats:
         """(factors,) the user vector that the newest events ask for.
 
         Solved in the m newest items instead of the factors: with G = YᵀY + l2 I, confidences D

@@ -116,7 +116,11 @@ class Autoregressive(HistoryHead):
         """See HistoryHead: at whatever scale."""
         found = [neighbours(state, weights) for weights in self.weights]
         told = [items for items in found if items is not None]
-        return np.unique(np.concatenate(told)) if told else None
+        if len(told) < 2:
+            return told[0] if told else None
+        near = np.zeros(self.n_items, bool)
+        near[np.concatenate(told)] = True
+        return np.flatnonzero(near).astype(np.int32)
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head."""

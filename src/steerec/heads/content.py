@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from scipy import sparse
 
 from steerec.contracts import About, Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead
-from steerec.heads.histories import blank, check_query, decayed, recency_query
+from steerec.heads.histories import Rows, blank, check_query, decayed, recency_rows
 from steerec.heads.lags import DENSE_ITEMS
 from steerec.heads.lexical import Lexical, LexicalConfig, item_texts
-from steerec.heads.linear import column, neighbours
+from steerec.heads.linear import ask, column, neighbours
 from steerec.heads.whitening import Whitening
 
 
@@ -94,12 +93,10 @@ class Content(HistoryHead):
         """
         query = self._query(states)
         wanted = self.vectors if items is None else self.vectors[items]
-        scores: Floats = np.asarray((query @ self.vectors) @ wanted.T, np.float32)
+        scores: Floats = ask(query, self.vectors, None) @ wanted.T
         if self.lexical is not None:
-            alike = (query @ self.lexical.alike).toarray()
-            scores += np.float32(self.config.lexical_weight) * (
-                alike if items is None else alike[:, items]
-            )
+            alike = ask(query, self.lexical.alike, items)
+            scores += np.float32(self.config.lexical_weight) * alike
         blank(scores, query)
         for row, state in zip(scores, states, strict=True):
             self._add_said(row, state, items)
@@ -196,18 +193,18 @@ class Content(HistoryHead):
             likeness += np.float32(self.config.lexical_weight) * words
         return likeness
 
-    def _unscaled(self, states: Sequence[History]) -> sparse.csr_matrix:
-        """The query without events whose items have neither text nor vector."""
-        c = self.config
-        return recency_query(states, self.n_items, decay=c.decay, last=c.last, known=self._known)
+    def _query(self, states: Sequence[History]) -> Rows:
+        """Rows whose sizes add up to 1, so that a score is a mean likeness.
 
-    def _query(self, states: Sequence[History]) -> sparse.csr_matrix:
-        """Rows whose sizes add up to 1, so that a score is a mean likeness."""
-        query = self._unscaled(states)
-        total = np.asarray(abs(query).sum(axis=1)).ravel()
-        query.data = query.data / np.repeat(np.maximum(total, 1e-12), np.diff(query.indptr))
-        query.data = query.data.astype(np.float32)
-        return query
+        Events whose items have neither text nor vector have no part.
+        """
+        c = self.config
+        query = recency_rows(states, self.n_items, decay=c.decay, last=c.last, known=self._known)
+        sizes = np.diff(query.indptr)
+        row = np.repeat(np.arange(len(states)), sizes)
+        total = np.bincount(row, np.abs(query.data), len(states))
+        told = (query.data / np.repeat(np.maximum(total, 1e-12), sizes)).astype(np.float32)
+        return replace(query, data=told)
 
 
 def _whitened(vectors: Floats, dims: int) -> Floats:

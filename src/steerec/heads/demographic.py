@@ -14,6 +14,8 @@ from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead
+from steerec.heads.histories import Rows, blank
+from steerec.heads.linear import ask
 from steerec.heads.segments import Segments
 
 ROUNDS = 3  # of fitting each column beside the others; they change little after two
@@ -89,11 +91,8 @@ class Demographic(HistoryHead):
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: log of the item's share among people like this one; NaN for who is unknown."""
         rows = self._rows(states)
-        lift = self.lift if items is None else self.lift[:, items]
         popularity = self.popularity if items is None else self.popularity[items]
-        scores: Floats = np.asarray(rows @ lift, np.float32) + popularity
-        scores[np.diff(rows.indptr) == 0] = np.nan
-        return scores
+        return blank(ask(rows, self.lift, items) + popularity, rows)
 
     def save(self, folder: Path) -> None:
         """See Head."""
@@ -120,13 +119,13 @@ class Demographic(HistoryHead):
         members = sparse.load_npz(folder / "members.npz")
         return cls(DemographicConfig(**config), segments, lift, popularity, members)
 
-    def _rows(self, states: Sequence[History]) -> sparse.csr_matrix:
+    def _rows(self, states: Sequence[History]) -> Rows:
         """(len(states), n_segments): the segments of each user, none for one never seen."""
         found = [self.segments.of_user(state, self.members) for state in states]
-        indptr = np.cumsum([0, *map(len, found)])
+        indptr = np.cumsum([0, *map(len, found)], dtype=np.int32)
         indices = np.array([segment for row in found for segment in row], np.int32)
-        shape = (len(states), len(self.segments.names))
-        return sparse.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
+        ones = np.ones(len(indices), np.float32)
+        return Rows(indptr, indices, ones, len(self.segments.names))
 
 
 def _columns(data: Dataset, config: DemographicConfig) -> list[str]:
