@@ -2,12 +2,22 @@
 
 import json
 import logging
+import ssl
+import subprocess
+import time
+from dataclasses import replace
+from urllib.error import HTTPError, URLError
 
 import pytest
 
+from served import Server
 from service_worlds import opened, problem
+from steerec.config import ServiceConfig
+from steerec.errors import ConfigError
 from steerec.service.app import ROUTES
 from steerec.service.gate import KEPT_S, SCOPES
+from steerec.service.telemetry import JsonLines
+from steerec.store import open_store
 
 BODIES = {  # what each route with a body is called with; the rest need none
     "/api/events": {"user_id": "ann", "item_id": "i0001"},
@@ -27,7 +37,7 @@ def key_for(shop, *scopes, tenant="default"):
 
 
 def called(shop, route, key=None, **headers):
-    path = route.path.format(user_id="ann", item_id="i0001", request_id="r1")
+    path = route.path.format(user_id="ann", item_id="i0001", request_id="r1", name="first")
     body = BODIES.get(route.path)
     more = {"json": body} if body is not None and route.method in ("POST", "PATCH") else {}
     return shop.call(route.method, path, key=key, headers=headers, **more)
@@ -193,6 +203,77 @@ def test_no_secret_is_ever_logged(locked, caplog):
     assert "default" in told  # something was logged
     assert secret not in told
     assert secret[:-1] not in told
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "shop.example", ""])
+def test_without_keys_only_addresses_of_this_machine_are_listened_on(host):
+    with pytest.raises(ConfigError, match="would let everybody in: set keys = true"):
+        ServiceConfig(host=host)
+    with pytest.raises(ConfigError, match="would let everybody in"):
+        replace(ServiceConfig(), host=host)  # as the command line does
+    assert ServiceConfig(host=host, keys=True).host == host
+    for own in ("127.0.0.1", "::1", "localhost"):
+        assert ServiceConfig(host=own).host == own
+
+
+def certificate(folder):
+    """A key and a certificate for 127.0.0.1, signed by itself."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-days", "2", "-subj", "/CN=steerec-test"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    made = folder / "cert.pem", folder / "key.pem"
+    command += ["-out", str(made[0]), "-keyout", str(made[1])]
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    return made
+
+
+def test_a_service_speaks_tls_and_logs_calls_by_their_id_and_no_secret(tmp_path):
+    cert, private = certificate(tmp_path)
+    lines = f'keys = true\ntls_certificate = "{cert}"\ntls_key = "{private}"'
+    redis = "redis://:open-sesame@127.0.0.1:1/0"  # nobody is there, which is logged
+    server = Server(tmp_path, service=lines, trusted=cert, environment={"STEEREC_REDIS_URL": redis})
+    store = open_store(server.url)
+    key, _ = store.keys.issue("default", ["admin"], now=time.time())
+    store.close()
+    wrong = key[:-1] + ("0" if key[-1] != "0" else "1")
+    server.start()
+    try:
+        event = {"user_id": "ann", "item_id": "tea"}
+        assert server.call("/api/events", event, X_API_Key=key)["accepted"] == 1
+        with pytest.raises(HTTPError, match="401"):
+            server.call("/api/events", event, X_API_Key=wrong)
+        with pytest.raises(HTTPError, match=r"404|422"):
+            server.call(f"/api/items/{key}?q={key}", X_API_Key=key)
+        server.tls = ssl.create_default_context()
+        with pytest.raises(URLError, match="self-signed"):
+            server.call("/api/health/live")
+        server.tls, server.base = None, server.base.replace("https", "http")
+        with pytest.raises(OSError, match=r"closed|reset|aborted"):
+            server.call("/api/health/live")
+    finally:
+        assert server.stop() == 0
+    told = server.log.read_text("utf-8")
+    rows = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
+    assert {"time", "level", "logger", "message"} <= rows[0].keys()
+    assert any(row["message"].startswith("redis=away") for row in rows)
+    for secret in (key.split("_")[2], wrong.split("_")[2], "open-sesame"):
+        assert secret not in told
+
+
+def test_what_a_call_leaves_in_the_log_has_its_id(shop, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise ValueError("inner workings")
+
+    monkeypatch.setattr(shop.tenant().live, "recommend", broken)
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(json.loads(JsonLines().format(record)))
+    logging.getLogger("steerec").addHandler(handler)
+    answer = shop.get("/api/recommend/ann")
+    logging.getLogger("steerec").removeHandler(handler)
+    (line,) = lines
+    assert "inner workings" in line["error"]
+    assert line["request_id"] == answer.headers["X-Request-ID"] == answer.json()["instance"]
 
 
 def test_a_fault_of_ours_tells_the_caller_nothing_of_its_inside(shop, monkeypatch, caplog):

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from steerec.service.gate import Caller, Gate
 from steerec.service.problems import Problem, problem_of, refused
 from steerec.service.schemas import Answer, Nothing
-from steerec.service.telemetry import Telemetry
+from steerec.service.telemetry import REQUEST_ID, Telemetry
 from steerec.service.tenants import Tenant, Tenants
 
 log = logging.getLogger(__name__)
@@ -101,6 +101,7 @@ class Counter:
 
         async def serve(request: Request) -> Response:
             request_id, began = secrets.token_hex(8), time.perf_counter()
+            REQUEST_ID.set(request_id)
             try:
                 caller = self.gate.admit(request.headers.get("x-api-key"), route.scope)
                 call = Call(

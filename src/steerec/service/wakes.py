@@ -36,7 +36,7 @@ class Wakes:
         self._woken, self._told = asyncio.Event(), asyncio.Event()
         self._from: set[str] = set()
         self._to: set[str] = set()
-        self._up = False
+        self._up: bool | None = None  # not known yet
         self._looked = float("-inf")
 
     def tell(self, tenant: str) -> None:
@@ -120,7 +120,7 @@ class Wakes:
             tenant.found("redis")
 
     def _lost(self, error: Exception) -> None:
-        if self._up:
+        if self._up is not False:
             log.error("redis=away error=%s", error)
         self._up = False
         for tenant in self._tenants:
