@@ -1,5 +1,6 @@
 """Every head of the table keeps the promises of heads/contract.py."""
 
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 
@@ -255,21 +256,78 @@ def test_observing_an_event_leaves_scores_defined(name, tmp_path):
     assert not np.isinf(found).any()
 
 
+# Sums and closed forms; what the others learnt of a person goes at the next fit.
+EXACT = {"transitions", "ease", "item_knn", "user_knn", "content", "social"}
+AT_ONCE = {"trending"}  # counts go at once, a few numbers fitted to them wait
+
+
+def without(data, *gone):
+    """The data as if these users had never been there, but for their empty rows."""
+    friends = data.social[~np.isin(data.social, gone).any(axis=1)]
+    return replace(data.take(~np.isin(data.user_idx, gone)), social=friends)
+
+
+def copied(name, folder):
+    fitted(name).save(folder)
+    return type(fitted(name)).load(folder)
+
+
 @every_head
 def test_forgetting_is_exact_where_it_says_so(name, tmp_path):
-    train = held_out().train
-    fitted(name).save(tmp_path)
-    head = type(fitted(name)).load(tmp_path)
-    gone = 11
-    if not head.forget(gone, train.history(gone)):
+    """To 1e-6 against a fit without the users, for users of other histories."""
+    train, head = held_out().train, copied(name, tmp_path)
+    said = {head.forget(gone, train.history(gone)) for gone in (11, 30, 31)}
+    assert said == {name in EXACT}
+    if name in EXACT:
+        again = fit(name, without(train, 11, 30, 31))
+        np.testing.assert_allclose(
+            scores(head, some_histories()), scores(again, some_histories()), rtol=1e-6, atol=1e-6
+        )
+    elif name not in AT_ONCE:
         np.testing.assert_array_equal(
             scores(head, some_histories()), scores(fitted(name), some_histories())
         )  # it waits for the refit, untouched
-        return
-    without = fit(name, train.take(train.user_idx != gone))
-    np.testing.assert_allclose(
-        scores(head, some_histories()), scores(without, some_histories()), rtol=1e-5, atol=1e-6
-    )
+
+
+@pytest.mark.parametrize("name", sorted(EXACT - {"content"}))
+def test_what_only_the_forgotten_user_took_is_known_no_more(name, tmp_path):
+    """Also after the head went to disk and back in between, as a snapshot does."""
+    train, never = held_out().train, int(world().never_sold[0])
+    item_idx = train.item_idx.copy()
+    item_idx[train.starts[11] + 2] = never
+    only = replace(train, item_idx=item_idx)
+    head = fit(name, only)
+    head.save(tmp_path)
+    head = type(head).load(tmp_path)
+    history = History.of([never, 3], user_idx=3)
+    assert np.isfinite(scores(head, [history])[0, never])
+    assert head.forget(11, only.history(11))
+    found, expected = (scores(one, [history]) for one in (head, fit(name, without(only, 11))))
+    assert np.isnan(found[0, never])
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(EXACT))
+def test_forgetting_a_user_without_events_changes_nothing(name):
+    less = without(held_out().train, 11)
+    head = fit(name, less)
+    before = scores(head, some_histories())
+    assert head.forget(11, less.history(11))
+    np.testing.assert_allclose(scores(head, some_histories()), before, rtol=1e-6)
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_counts_of_trending_go_at_once(timed, tmp_path):
+    data = held_out().train
+    if not timed:
+        data = replace(data, time=np.full(data.n_events, np.nan))
+    head, again = fit("trending", data), fit("trending", without(data, 11, 30))
+    head.forget(11, data.history(11))
+    head.forget(30, data.history(30))
+    late = 2.0 ** ((head.clock - again.clock) / 86_400 / np.array(head.config.half_lives_days))
+    late = np.append(late, 1.0)[:, None] if timed else 1.0  # of another newest event
+    np.testing.assert_allclose(head.counts * late, again.counts, rtol=1e-6, atol=1e-9)
+    np.testing.assert_array_equal(head.firsts, again.firsts)
 
 
 @every_head

@@ -11,9 +11,10 @@ import numpy as np
 from scipy import linalg, sparse
 
 from steerec.contracts import Floats, History, Indices, Times
-from steerec.data.dataset import Dataset
+from steerec.data.dataset import Dataset, liked
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead
+from steerec.heads.downdate import Held
 from steerec.heads.histories import blank, decayed, recency_rows
 from steerec.heads.lags import DENSE_ITEMS, keep_strongest
 from steerec.heads.linear import Weights, ask, column, load_weights, neighbours, save_weights
@@ -59,6 +60,7 @@ class Ease(HistoryHead):
     Attributes:
         weights: (n_items, n_items) float32, row = item asked with.
         known: (n_items,) bool, items that are modelled.
+        held: what forgetting needs; None where weights were left out or solved locally.
 
     Source: Steck 2019, Embarrassingly Shallow Autoencoders for Sparse Data, eq. 8.
     """
@@ -67,6 +69,7 @@ class Ease(HistoryHead):
     config: EaseConfig
     weights: Weights
     known: np.ndarray
+    held: "Held | None" = None
 
     @property
     def n_items(self) -> int:
@@ -85,8 +88,14 @@ class Ease(HistoryHead):
         kept = items_seen(counts, cls.name)
         known = np.zeros(data.n_items, bool)
         known[kept] = True
-        solve = _exact if solved_at_once(seen, kept, config) else _local
-        return cls(config, solve(seen, kept, config), known)
+        if not solved_at_once(seen, kept, config):
+            return cls(config, _local(seen, kept, config), known)
+        weights, diagonal = _exact(seen, kept, config)
+        if sparse.issparse(weights):
+            return cls(config, weights, known)
+        held = Held(np.full(data.n_items, 1 / config.l2), counts.astype(np.int64))
+        held.diagonal[kept] = diagonal
+        return cls(config, weights, known, held)
 
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: NaN for items without events and for users without known items."""
@@ -107,18 +116,34 @@ class Ease(HistoryHead):
         spoke[len(state) - len(items) :] = faded * column(self.weights, items, item_idx)
         return spoke
 
+    def forget(self, user_idx: int, history: History) -> bool:
+        """See Head: exact where all weights are held, but for a user who took very many items."""
+        if self.held is None:
+            return False
+        shape = (1, self.n_items)
+        own = liked(history.weight, np.zeros(len(history)), history.item_idx, shape).indices
+        told = self.held.without(own, self.weights)
+        if told is None:
+            return False
+        self.held, self.weights = told
+        self.known = self.held.takers > 0
+        return True
+
     def save(self, folder: Path) -> None:
         """See Head."""
         (folder / "config.json").write_text(json.dumps(asdict(self.config)))
         np.save(folder / "known.npy", self.known, allow_pickle=False)
         save_weights(self.weights, folder / "weights.npz")
+        if self.held is not None:
+            np.savez(folder / "held.npz", **asdict(self.held))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """See Head."""
         config = EaseConfig(**json.loads((folder / "config.json").read_text()))
         known = np.load(folder / "known.npy", allow_pickle=False)
-        return cls(config, load_weights(folder / "weights.npz"), known)
+        held = Held.load(stored) if (stored := folder / "held.npz").exists() else None
+        return cls(config, load_weights(folder / "weights.npz"), known, held)
 
 
 def items_seen(counts: np.ndarray, head: str) -> Indices:
@@ -187,13 +212,14 @@ def _by_count(seen: sparse.csr_matrix, kept: Indices) -> Indices:
     return kept[np.argsort(-counts, kind="stable")]
 
 
-def _exact(seen: sparse.csr_matrix, kept: Indices, config: EaseConfig) -> Weights:
+def _exact(seen: sparse.csr_matrix, kept: Indices, config: EaseConfig) -> tuple[Weights, Floats]:
+    """All weights, and diag(P) of the kept items."""
     inner = seen[:, kept].tocsr()
     by_item = inner.T.tocsr()
     gram = _filled(len(kept), lambda some: by_item[some] @ inner)
     gram[np.diag_indices(len(kept))] += np.float32(config.l2)
-    weights, _ = _regressed(gram)
-    return spread(weights, kept, seen.shape[1], config.per_row)
+    weights, diagonal = _regressed(gram)
+    return spread(weights, kept, seen.shape[1], config.per_row), diagonal
 
 
 def _local(seen: sparse.csr_matrix, kept: Indices, config: EaseConfig) -> Weights:

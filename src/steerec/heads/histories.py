@@ -205,6 +205,13 @@ def _stretch_of(
     return first[None] + np.arange(copies)[:, None], n_rows
 
 
+def emptied(rows: sparse.csr_matrix, gone: NDArray[np.bool_]) -> sparse.csr_matrix:
+    """The same rows, those that are `gone` (n_rows,) without entries."""
+    left = (sparse.diags((~gone).astype(np.float32)) @ rows).tocsr().astype(np.float32)
+    left.eliminate_zeros()
+    return left
+
+
 def check_stretches(name: str, *, length: int, step: int) -> None:
     """Raises ConfigError unless `length` is 0 or a multiple of `step`."""
     if step < 1 or length < 0 or length % step:

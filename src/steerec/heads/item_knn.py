@@ -19,6 +19,7 @@ from steerec.heads.histories import (
     check_query,
     check_stretches,
     decayed,
+    emptied,
     recency_rows,
     stretches,
     strongest,
@@ -63,12 +64,17 @@ class ItemKnn(HistoryHead):
     Attributes:
         similarity: (n_items, n_items) float32, row = item asked with, its top neighbours only.
         known: (n_items,) bool, items that had an event at fit time; others score NaN.
+        rows: (n_stretches, n_items) float32 of ones, what was counted; None: fitted before they
+            were kept, and then nothing can be forgotten exactly.
+        owner: (n_stretches,) int32, the user of each stretch.
     """
 
     name: ClassVar[str] = "item_knn"
     config: ItemKnnConfig
     similarity: sparse.csr_matrix
     known: NDArray[np.bool_]
+    rows: sparse.csr_matrix | None = None
+    owner: Indices | None = None
 
     def __post_init__(self) -> None:
         """The size of the catalogue."""
@@ -81,15 +87,17 @@ class ItemKnn(HistoryHead):
         Raises:
             DataError: if no event has a positive weight.
         """
-        rows, _ = stretches(data, length=config.length, step=config.step)
+        rows, owner = stretches(data, length=config.length, step=config.step)
         counts = np.bincount(rows.indices, minlength=data.n_items)
-        by_item = rows.T.tocsr()
+        by_item, every = rows.T.tocsr(), np.arange(data.n_items)
         block = max(1, BLOCK_ENTRIES // data.n_items)
         parts = [
-            _similarity(by_item[start : start + block] @ rows, start, counts, config)
-            for start in range(0, data.n_items, block)
+            strongest(
+                _similarity(by_item[some] @ rows, every[some], counts, config), config.neighbours
+            )
+            for some in (slice(start, start + block) for start in range(0, data.n_items, block))
         ]
-        return cls(config, sparse.vstack(parts, format="csr"), counts > 0)
+        return cls(config, sparse.vstack(parts, format="csr"), counts > 0, rows, owner)
 
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: decayed sums of similarities; 0 means no neighbour of the query."""
@@ -111,33 +119,91 @@ class ItemKnn(HistoryHead):
         shares[inside] = faded[inside] * column(self.similarity, asked[inside], item_idx)
         return np.concatenate([np.zeros(len(state) - len(asked), np.float32), shares])
 
+    def forget(self, user_idx: int, history: History) -> bool:
+        """See Head: exact; only the user's items, and what stands beside them, are weighed anew."""
+        if self.rows is None or self.owner is None:
+            return False
+        own = self.owner == user_idx
+        items = np.unique(self.rows[own].indices)
+        self.rows = emptied(self.rows, own)
+        counts = np.bincount(self.rows.indices, minlength=self.n_items)
+        self.known = counts > 0
+        self.similarity = self._beside(items, self.rows[:, items].T.tocsr() @ self.rows, counts)
+        return True
+
+    def _beside(
+        self, items: Indices, together: sparse.csr_matrix, counts: NDArray[np.int64]
+    ) -> sparse.csr_matrix:
+        """The similarities after the counts (len(items), n_items) of some items have become fewer.
+
+        In other rows these items can only rise, so whatever was too weak there stays so.
+        """
+        config, n = self.config, self.n_items
+        across = together.T.tocsr()
+        across = sparse.csr_matrix((across.data, items[across.indices], across.indptr), (n, n))
+        of_others = _only(~_marked(items, n))
+        risen = of_others @ _similarity(across, np.arange(n), counts, config)
+        anew = _scatter(items, n) @ _similarity(together, items, counts, config)
+        beside = np.union1d(items, np.flatnonzero(np.diff(risen.indptr)))
+        whole = (of_others @ self.similarity @ of_others + risen + anew).tocsr()
+        kept = _only(~_marked(beside, n)) @ self.similarity
+        return (kept + _scatter(beside, n) @ strongest(whole[beside], config.neighbours)).tocsr()
+
     def save(self, folder: Path) -> None:
         """See Head."""
         (folder / "item_knn.json").write_text(json.dumps(asdict(self.config)), "utf-8")
         sparse.save_npz(folder / "similarity.npz", self.similarity)
         np.save(folder / "known.npy", self.known, allow_pickle=False)
+        if self.rows is not None and self.owner is not None:
+            sparse.save_npz(folder / "rows.npz", self.rows, compressed=False)
+            np.save(folder / "owner.npy", self.owner, allow_pickle=False)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """See Head."""
         config = ItemKnnConfig(**json.loads((folder / "item_knn.json").read_text("utf-8")))
         similarity = sparse.load_npz(folder / "similarity.npz")
-        return cls(config, similarity, np.load(folder / "known.npy", allow_pickle=False))
+        known = np.load(folder / "known.npy", allow_pickle=False)
+        if not (folder / "rows.npz").exists():
+            return cls(config, similarity, known)
+        rows = sparse.load_npz(folder / "rows.npz")
+        return cls(config, similarity, known, rows, np.load(folder / "owner.npy"))
+
+
+def _marked(items: Indices, n: int) -> NDArray[np.bool_]:
+    """(n,), true at these items."""
+    marked = np.zeros(n, bool)
+    marked[items] = True
+    return marked
+
+
+def _only(rows: NDArray[np.bool_]) -> sparse.csr_matrix:
+    """(n, n): times a matrix, only these rows of it."""
+    return sparse.diags(rows.astype(np.float32)).tocsr()
+
+
+def _scatter(items: Indices, n: int) -> sparse.csr_matrix:
+    """(n, len(items)): times a matrix of their rows, each at its item."""
+    ones = np.ones(len(items), np.float32)
+    return sparse.csr_matrix((ones, (items, np.arange(len(items)))), shape=(n, len(items)))
 
 
 def _similarity(
-    together: sparse.csr_matrix, start: int, counts: NDArray[np.int64], config: ItemKnnConfig
+    together: sparse.csr_matrix,
+    items: NDArray[np.integer],
+    counts: NDArray[np.int64],
+    config: ItemKnnConfig,
 ) -> sparse.csr_matrix:
-    """The strongest similarities of items `start`, `start + 1`, … from their counts together.
+    """(len(items), n_items) similarities of these items from their counts together with all.
 
     together(i, j) / ((count_i + shrink) ** asker (count_j + shrink) ** popularity): both
     exponents 1/2 give the cosine, 1 and 0 the conditional probability.
     Source: Deshpande and Karypis 2004, eq. 3 to 5.
     """
     together = together.tocsr()
-    asked = start + np.repeat(np.arange(together.shape[0]), np.diff(together.indptr))
+    asked = np.repeat(items, np.diff(together.indptr))
     softened = (counts + config.shrink).astype(np.float64)
     below = softened[asked] ** config.asker * softened[together.indices] ** config.popularity
     together.data = (together.data / below).astype(np.float32)
     together.data[together.indices == asked] = 0.0  # an item is not its own neighbour
-    return strongest(together, config.neighbours)
+    return together

@@ -13,6 +13,7 @@ from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead
+from steerec.heads.histories import emptied
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +93,12 @@ class Social(HistoryHead):
         return scores if items is None else scores[:, items]
 
     def forget(self, user_idx: int, history: History) -> bool:
-        """See Head: exact; nobody is scored by what this user took any more."""
-        keep = np.ones(self.taken.shape[0], np.float32)
-        keep[user_idx] = 0.0
-        self.taken = (sparse.diags(keep) @ self.taken).tocsr().astype(np.float32)
-        self.taken.eliminate_zeros()
-        self._known = np.bincount(self.taken.indices, minlength=self.n_items) > 0
+        """See Head: exact; what this user took and whose friend they are are gone."""
+        gone = np.zeros(self.taken.shape[0], bool)
+        gone[user_idx] = True
+        self.taken = emptied(self.taken, gone)
+        self.friends = emptied(emptied(self.friends, gone).T.tocsr(), gone)  # symmetric
+        self.__post_init__()
         return True
 
     def save(self, folder: Path) -> None:

@@ -122,6 +122,28 @@ class Trending(HistoryHead):
                 row *= 2.0 ** max(-age_s / half_life, -1000)
             self.clock = time
 
+    def forget(self, user_idx: int, history: History) -> bool:
+        """See Head: counts are right at once, but how the windows mix waits for the next fit."""
+        liked = np.flatnonzero(history.weight > 0)
+        items = history.item_idx[liked]
+        for first, n in zip(self.firsts, self.config.first, strict=True):
+            np.subtract.at(first, items[liked < n], 1.0)
+        for row, weight in zip(self.counts, self._weights(history)[:, liked], strict=True):
+            np.subtract.at(row, items, weight)
+        np.maximum(self.counts, 0.0, out=self.counts)
+        self.counts[:, self.counts[-1] < 0.5] = 0.0  # what is left there is rounding
+        return False
+
+    def _weights(self, history: History) -> NDArray[np.float64]:
+        """(n_windows, n_events): what each event of a user counts in each window."""
+        n = len(history)
+        if isnan(self.clock):
+            newest = np.arange(n) >= n - np.array(self.config.newest)[:, None]
+            return np.vstack([newest, np.ones(n)])
+        half_lives = DAY_S * np.array(self.config.half_lives_days)[:, None]
+        aged = 2.0 ** np.maximum((history.time - self.clock) / half_lives, -1000.0)
+        return np.vstack([aged, np.ones(n)])
+
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: log of the item's share; NaN for items without any event."""
         new = np.array([len(state) == 0 for state in states])

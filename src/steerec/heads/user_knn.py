@@ -18,6 +18,7 @@ from steerec.heads.histories import (
     blank,
     check_query,
     check_stretches,
+    emptied,
     largest,
     recency_rows,
     stretch_ages,
@@ -146,14 +147,17 @@ class UserKnn(HistoryHead):
         return self._by_owner[slice(*np.searchsorted(self._owners, [user_idx, user_idx + 1]))]
 
     def forget(self, user_idx: int, history: History) -> bool:
-        """See Head: exact; empties the user's stretches and weighs the rest anew (all of them)."""
-        keep = (self.owner != user_idx).astype(np.float32)
-        rows = (sparse.diags(keep) @ self.rows).tocsr().astype(np.float32)
-        rows.eliminate_zeros()
-        self.rows = rows
-        self.owner = np.where(self.owner == user_idx, np.int32(-1), self.owner)
+        """See Head: empties the user's stretches and weighs the rest anew (all of them).
+
+        Exact, but where age counts and nobody else is known to be as new: all ages were told from
+        the newest event.
+        """
+        own = self.owner == user_idx
+        told = self.worth[~own & (np.diff(self.rows.indptr) > 0)]
+        self.rows = emptied(self.rows, own)
+        self.owner = np.where(own, np.int32(-1), self.owner)
         self.__post_init__()
-        return True
+        return self.config.half_life_days is None or bool(np.any(told == 1.0))
 
     def save(self, folder: Path) -> None:
         """See Head."""
