@@ -132,6 +132,13 @@ def reflected(port: int, users: Sequence[str], rate: float) -> dict[str, float]:
     lines = Lines(port)
 
     async def one(number: int, due: float) -> None:
+        nonlocal failed
+        try:
+            await clicked(number)
+        except (OSError, TimeoutError):  # counted as failed; the server is behind
+            failed += 1
+
+    async def clicked(number: int) -> None:
         nonlocal wrong, failed
         path = f"/api/recommend/{users[number]}?repeats=false"
         status, body = await lines.call("GET", path)
@@ -159,5 +166,7 @@ def reflected(port: int, users: Sequence[str], rate: float) -> dict[str, float]:
 
 
 def _quantiles(seconds: Sequence[float]) -> dict[str, float]:
+    if len(seconds) == 0:
+        return {}
     told = {"p50_ms": 0.5, "p99_ms": 0.99, "max_ms": 1.0}
     return {k: round(float(np.quantile(seconds, q)) * 1e3, 2) for k, q in told.items()}

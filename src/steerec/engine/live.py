@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 LOG_SEQ = "log_seq"  # note of a Dataset: the place in the tenant's log up to which it holds events
 AT_ONCE = 2_000  # changed items taken in together
 TOGETHER = 100  # events taken in while requests wait
+AT_START = 50_000  # events read and taken in together before there are requests
 GROWTH = 1.5  # of the catalogue, after which a model without events reads all its texts again
 
 
@@ -136,7 +137,7 @@ class Live:
         self._catalogue = threading.RLock()  # whoever makes a longer catalogue
         model = model or model_of_nothing(clock=now, config=config.phi)
         self._state = self._begin(model)
-        self.follow(now=now)
+        self.follow(now=now, limit=AT_START, together=AT_START)
 
     # What is asked
 
@@ -217,12 +218,16 @@ class Live:
 
     # What is taken in
 
-    def take(self, events: Iterable[LoggedEvent], *, now: float) -> None:
-        """Take in events that the store holds; one that was taken in before is passed over."""
+    def take(self, events: Iterable[LoggedEvent], *, now: float, together: int = TOGETHER) -> None:
+        """Take in events that the store holds; one that was taken in before is passed over.
+
+        Args:
+            together: so many while requests wait; the more, the faster.
+        """
         index = self.model.data.item_index
         for known, some in groupby(events, lambda logged: logged.event.item_id in index):
             if known:
-                self._take_known(list(some), now)
+                self._take_known(list(some), now, together)
             else:
                 self._take_each(some, now)
 
@@ -246,12 +251,12 @@ class Live:
             ahead.update(one.seq for one in fresh)
             return fresh
 
-    def _take_known(self, events: Sequence[LoggedEvent], now: float) -> None:
+    def _take_known(self, events: Sequence[LoggedEvent], now: float, together: int) -> None:
         """Take in events of known items, some together, so that requests come in between."""
-        for start in range(0, len(events), TOGETHER):
+        for start in range(0, len(events), together):
             with self._lock:
                 index = self.model.data.item_index  # another model's, after a swap
-                some = events[start : start + TOGETHER]
+                some = events[start : start + together]
                 strange = [one for one in some if one.event.item_id not in index]
                 some = self._begun([one for one in some if one.event.item_id in index])
                 told = [event for one in some if (event := self._dated(one, now)) is not None]
@@ -273,7 +278,7 @@ class Live:
         """Events taken in above the place up to which all were; `follow` brings it to 0."""
         return len(self._state.ahead)
 
-    def follow(self, *, now: float, limit: int = 5_000) -> int:
+    def follow(self, *, now: float, limit: int = 5_000, together: int = TOGETHER) -> int:
         """Take in all that the store has and this engine has not, whoever wrote it; how many.
 
         Raises:
@@ -281,7 +286,7 @@ class Live:
         """
         n_taken = self.follow_items(now=now) + self._follow_erasures()
         while found := self.store.log.read(self.tenant, after=self._state.seq, limit=limit):
-            self.take(found, now=now)
+            self.take(found, now=now, together=together)
             n_taken += len(found)
             with self._lock:
                 self._state.seq = max(self._state.seq, found[-1].seq)

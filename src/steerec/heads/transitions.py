@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -98,26 +99,27 @@ class Transitions(HistoryHead):
 
     def observe(self, state: History, event: History) -> None:
         """See Head: counts the pairs of the new event with the newest ones before it."""
-        before = state.last(self.config.steps)
-        liked = before.item_idx[before.weight > 0][::-1]
+        newest = np.s_[-self.config.steps :]
+        liked = state.item_idx[newest][state.weight[newest] > 0][::-1].astype(np.intp)
+        faded = _fading(self.config)[1 : len(liked) + 1]
         inside = (liked >= 0) & (liked < self.n_items)
-        faded = _fading(self.config)[1 : len(liked) + 1][inside]
-        liked = liked[inside]
+        if not inside.all():
+            liked, faded = liked[inside], faded[inside]
         for later in event.item_idx[event.weight > 0].tolist():
             if not 0 <= later < self.n_items:
                 continue
             self.known[later] = True
             if self.seen is not None:
                 self.seen[later] += 1
-            np.add.at(self.out, liked, faded)
-            if not sparse.issparse(self.counts):
-                np.add.at(self.counts, (liked, later), faded)
+            np.add.at(self.out, liked, faded.astype(np.float64))
+            if not sparse.issparse(self.counts):  # one column: NumPy is slow with two axes
+                np.add.at(self.counts[:, later], liked, faded)
                 continue
             for earlier, weight in zip(liked.tolist(), faded.tolist(), strict=True):
                 row = self._live.setdefault(earlier, {})
                 row[later] = row.get(later, 0.0) + weight
             self._n_live += len(liked)
-        if self._n_live >= MERGE:
+        if self._n_live >= MERGE and self._n_live >= self.counts.nnz // 10:  # it copies them all
             self._merge()
 
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
@@ -230,8 +232,10 @@ def _counted(steps: Steps, n_items: int, config: TransitionsConfig) -> Weights:
     return counts
 
 
+@lru_cache(maxsize=8)
 def _fading(config: TransitionsConfig) -> Floats:
-    """(steps + 1,): weight of a pair by steps apart; 0 apart is one basket."""
+    """(steps + 1,), read-only: weight of a pair by steps apart; 0 apart is one basket."""
     faded: Floats = (config.fade ** np.arange(-1.0, config.steps)).astype(np.float32)
     faded[0] = config.same_basket
+    faded.setflags(write=False)
     return faded
