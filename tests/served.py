@@ -58,6 +58,13 @@ class Server:
                 cwd=self.folder,
                 env={**os.environ, "OMP_NUM_THREADS": "1", **self.environment},
             )
+        try:
+            self._until_it_answers()
+        except BaseException:
+            self.kill()  # also where the test is over its time
+            raise
+
+    def _until_it_answers(self):
         until = time.monotonic() + 60
         while True:
             with contextlib.suppress(OSError):

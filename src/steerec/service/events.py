@@ -102,6 +102,7 @@ async def take_in(tenant: Tenant, batch: Sequence[LoggedEvent], *, now: float) -
     began = time.perf_counter()
     told = await tenant.store.log.append_async(tenant.name, batch, now=now)
     durable = time.perf_counter()
+    tenant.telemetry.stage("store", durable - began)
     # One that is there already may not have been taken in when it was: a failure came between.
     stored = [
         replace(one, seq=was.seq, received=now)
@@ -111,8 +112,7 @@ async def take_in(tenant: Tenant, batch: Sequence[LoggedEvent], *, now: float) -
     if known and len(stored) <= MOST_AT_ONCE:
         tenant.live.take(stored, now=now)
     else:  # which takes a while, all the more if texts are encoded
-        await asyncio.to_thread(tenant.live.take, stored, now=now)
-    tenant.telemetry.stage("store", durable - began)
+        await asyncio.to_thread(_learn, tenant, stored, now)
     tenant.telemetry.stage("learn", time.perf_counter() - durable)
     for outcome, n in Counter(was.outcome.value for was in told).items():
         tenant.telemetry.events.labels(tenant.name, outcome).inc(n)
@@ -120,6 +120,13 @@ async def take_in(tenant: Tenant, batch: Sequence[LoggedEvent], *, now: float) -
         accepted=sum(was.outcome is Outcome.NEW for was in told),
         events=[_out(one.event_id, was) for one, was in zip(batch, told, strict=True)],
     )
+
+
+def _learn(tenant: Tenant, stored: Sequence[LoggedEvent], now: float) -> None:
+    """Take in events, their new items all together first: one by one each makes a catalogue."""
+    if not tenant.live.knows({one.event.item_id for one in stored}):
+        tenant.live.follow_items(now=now)
+    tenant.live.take(stored, now=now)
 
 
 def _create(tenant: Tenant, item_ids: set[str], now: float) -> None:
