@@ -93,6 +93,27 @@ def test_more_items_than_there_are_is_all_of_them_once(shop):
     assert shop.post("/api/recommend", body).json()["items"] == []
 
 
+NAMES = ["", " ", "*", "^.*$", "place", "item_id", "column_0", "literal", "price", "甲", "a.b", "_"]
+
+
+def test_attributes_may_have_any_name_and_do_not_keep_others_out(shop):
+    """Items are taken in together beside the requests: a bad one there would stop them all."""
+    before = shop.tenant().live.model.data.n_items
+    for value in ("first", 2.5, [["deep"]], {"a": {}}, None, True, "last"):
+        for name in NAMES:
+            item = {"id": f"odd-{NAMES.index(name)}", "attributes": {name: value}}
+            assert shop.post("/api/items", item).status_code == 200
+        shop.settle()
+    known = {"id": "i0001", "attributes": dict.fromkeys(NAMES, "x")}
+    assert shop.post("/api/items", known).status_code == 200
+    shop.settle()
+    items = shop.tenant().live.model.data.items
+    assert len(items) == before + len(NAMES)
+    assert items["place"][1] == items[""][1] == "x"
+    assert items["item_id"][1] == "i0001"
+    assert len(shop.ids("ann", n=5)) == 5
+
+
 @pytest.mark.parametrize("jump", [-400 * 86_400.0, 400 * 86_400.0])
 def test_the_clock_may_jump_under_paging_keys_and_retention(shop, jump):
     """A page that is over is 404 and a key that is known stays so: never a failure."""
@@ -117,12 +138,12 @@ def test_the_clock_may_jump_under_paging_keys_and_retention(shop, jump):
 
 
 PEOPLE = st.sampled_from(["ann", "bob", "u0003"])
-ONE = st.tuples(
-    st.integers(0, 30),  # its id: few, so that many come again or clash
-    PEOPLE,
-    st.integers(0, 9),  # known items, and from 7 on unknown ones
-    st.sampled_from([None, -5_000, -300, -200, -100, 0, 90_000]),  # late, now, in the future
-)
+LATE = [-5_000, -300, -200, -100]
+NAME = st.integers(0, 30)  # of an event: few, so that many come again or clash
+ITEM = st.integers(0, 9)  # from 7 on unknown
+ONE = st.tuples(NAME, PEOPLE, ITEM, st.sampled_from([None, *LATE, 0, 90_000]))
+# Events of the very same time are kept as they came, which is any way for what comes at once.
+AT_ONCE = st.lists(st.tuples(NAME, PEOPLE, ITEM, st.sampled_from(LATE)), min_size=1, max_size=6)
 
 
 class Arrivals(RuleBasedStateMachine):
@@ -162,7 +183,7 @@ class Arrivals(RuleBasedStateMachine):
             ]
         }
 
-    @rule(batches=st.lists(st.lists(ONE, min_size=1, max_size=6), min_size=1, max_size=3))
+    @rule(batches=st.lists(AT_ONCE, min_size=1, max_size=3))
     def send_at_once(self, batches):
         sent = [self.call("POST", "/api/events", json=self.batch(events)) for events in batches]
         self.run(*sent)

@@ -133,23 +133,21 @@ def _replaced(table: pl.DataFrame, items: Sequence[ItemChange]) -> pl.DataFrame:
     """The table with new values in the rows of these items, in the same order."""
     if not items:
         return table
-    fresh = _table(items, table.schema)
-    place = pl.Series("place", np.arange(len(table)))
-    old = table.with_columns(place)
-    rest = old.join(fresh.select("item_id"), on="item_id", how="anti")
-    put = fresh.join(old.select("item_id", "place"), on="item_id", how="left")
-    return pl.concat([rest, put]).sort("place").drop("place")
+    index = {item_id: at for at, item_id in enumerate(table["item_id"])}
+    take = np.arange(len(table))
+    take[[index[item.item_id] for item in items]] = len(table) + np.arange(len(items))
+    return pl.concat([table, _table(items, table.schema)])[take]
 
 
 def _table(items: Sequence[ItemChange], schema: Mapping[str, Any]) -> pl.DataFrame:
     """One row for each item in these columns; what does not fit becomes null."""
-    columns = []
+    columns = {}  # by name: of a list of series those without a name would be given one
     for name, kind in schema.items():
         if name == "item_id":
-            columns.append(pl.Series(name, [item.item_id for item in items], pl.String))
+            columns[name] = pl.Series(name, [item.item_id for item in items], pl.String)
             continue
         values = [_fitting(item.attributes.get(name), kind) for item in items]
-        columns.append(pl.Series(name, values, kind, strict=False))
+        columns[name] = pl.Series(name, values, kind, strict=False)
     return pl.DataFrame(columns)
 
 
