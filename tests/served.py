@@ -65,7 +65,7 @@ class Server:
             raise
 
     def _until_it_answers(self):
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while True:
             with contextlib.suppress(OSError):
                 self.call("/api/health/live")

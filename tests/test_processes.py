@@ -164,20 +164,37 @@ def test_what_runs_beside_the_service_ends_whenever_it_is_told_to(redis_server):
         asyncio.run(run(n_steps))
 
 
-def test_without_redis_others_are_looked_for_and_it_comes_back(postgres_url):
+def check_redis_away(url, *, away_s):
+    """Events still reach the other process, health tells, and it recovers by itself."""
+
     async def run():
         with redis_running() as redis:
-            settings = settings_of(postgres_url, redis.url)
+            settings = settings_of(url, redis.url)
             async with running(settings) as one, running(settings) as other:
                 await until(lambda: _there(other))
                 redis.stop()
                 await until(lambda: _away(other, "redis"))
-                await lag(one, other, "u0004")
+                began, n = time.monotonic(), 10
+                while time.monotonic() - began < away_s or n == 10:
+                    await lag(one, other, f"u{n:04d}")
+                    assert await _away(other, "redis")
+                    n = n + 1 if n < 99 else 10
                 redis.start()
+                await until(lambda: _there(one))
                 await until(lambda: _there(other))
                 await lag(one, other, "u0005")
 
     asyncio.run(run())
+
+
+def test_without_redis_others_are_looked_for_and_it_comes_back(postgres_url):
+    check_redis_away(postgres_url, away_s=0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_redis_may_be_away_for_half_a_minute(postgres_url):
+    check_redis_away(postgres_url, away_s=30.0)
 
 
 async def _away(client, what):
@@ -229,6 +246,7 @@ def test_the_database_may_be_away_for_a_moment():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_database_may_be_away_for_half_a_minute():
     check_store_away(away_s=30.0)
 
@@ -249,6 +267,7 @@ def free_port():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_workers_of_one_command_answer_alike_and_are_replaced(postgres_url, redis_server, tmp_path):
     """The command itself: two processes, one of them killed, then the whole told to stop."""
     save_snapshot(own_model(), tmp_path / "model", now=1.0)

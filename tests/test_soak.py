@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_800)]
 ROOT = Path(__file__).parents[1]
 STEEREC = Path(sys.executable).with_name("steerec")
 

@@ -92,6 +92,7 @@ def test_a_killed_process_loses_nothing_on_postgresql(postgres_url):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("engine", ["sqlite", "postgres"])
 def test_fifty_kills_lose_and_double_nothing(request, engine):
     check_kills(request.getfixturevalue(f"{engine}_url"), 50, seed=3)

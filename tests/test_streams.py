@@ -1,18 +1,22 @@
 """Events out of a real Redis Stream, and out of Kafka as far as that goes without a broker."""
 
 import asyncio
+import contextlib
 import json
 
 import pytest
 from aiokafka.structs import ConsumerRecord, TopicPartition
+from redis import Redis
 
-from live_servers import redis_running
+from live_servers import redis_running, wait_until
+from served import Server
 from service_worlds import opened
 from steerec.config import StreamsConfig
 from steerec.errors import ConfigError, StorageError
 from steerec.service.app import ended
 from steerec.service.streams import IDLE_MS, Intake, KafkaReader, RedisReader, readers
 from steerec.service.wakes import redis_client
+from steerec.store import open_store
 
 
 @pytest.fixture(scope="module")
@@ -259,3 +263,76 @@ def test_a_stream_without_redis_is_a_mistake_in_the_settings(shop):
     streams = replace(settings.service, streams=StreamsConfig(redis_stream="events"))
     with pytest.raises(ConfigError, match="STEEREC_REDIS_URL"):
         readers(replace(settings, service=streams), shop.service.tenants, print, shop.clock)
+
+
+def test_a_reader_killed_between_disk_and_acknowledgement_leaves_an_event_that_counts_once(
+    shop, loop, redis_server, intake, stream, monkeypatch
+):
+    async def killed(*_, **__):
+        raise asyncio.CancelledError
+
+    async def run():
+        client, other = redis_client(redis_server.url), redis_client(redis_server.url)
+        reader = reading(redis_server, stream, intake)
+        await reader._join(client)
+        await client.xadd(stream, event(event_id="named"))
+        await client.xadd(stream, event())  # whose id is its place in the stream
+        monkeypatch.setattr(client, "xack", killed)
+        with pytest.raises(asyncio.CancelledError):
+            await reader.read_once(client)
+        assert len(stored(shop)) == 2
+        assert (await other.xpending(stream, "steerec"))["pending"] == 2
+        await until_empty(reading(redis_server, stream, intake, idle_ms=0), other)
+        assert (await other.xpending(stream, "steerec"))["pending"] == 0
+        await client.aclose()
+        await other.aclose()
+
+    loop.run_until_complete(run())
+    assert len(stored(shop)) == 2
+    assert shop.tenant().live.applied["events"] == 2
+    assert len(shop.tenant().live.recommender.history("ann")) == 2
+
+
+STREAMS = """
+[service.streams]
+redis_stream = "clicks"
+at_once = 20
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_service_killed_again_and_again_takes_each_message_once(tmp_path):
+    """SIGKILL at five moments of a stream of 20,000 messages, one in ten of them sent twice."""
+    with redis_running() as redis:
+        client = Redis.from_url(redis.url)
+        server = Server(tmp_path, service=STREAMS, environment={"STEEREC_REDIS_URL": redis.url})
+        for n in range(20_000):
+            fields = event(event_id=f"e{n}", user_id=f"u{n % 50}")
+            for _ in range(1 + (n % 10 == 0)):
+                client.xadd("clicks", fields)
+        for part in range(1, 6):
+            server.start()
+            wait_until(lambda part=part: n_stored(server) >= part * 3_000, most_s=120)
+            server.kill()
+        assert client.xpending("clicks", "steerec")["pending"] > 0  # what the last one had begun
+        server.start()
+        try:
+            wait_until(lambda: n_stored(server) == 20_000, most_s=300)
+            idle = IDLE_MS / 1_000
+            wait_until(lambda: not client.xpending("clicks", "steerec")["pending"], most_s=9 * idle)
+            assert server.metric("steerec_applied_total", what="events") == 20_000
+        finally:
+            client.close()
+            assert server.stop() == 0
+    store = open_store(server.url)
+    ids = [one.event_id for one in store.log.iterate("default")]
+    store.close()
+    assert sorted(ids) == sorted(f"e{n}" for n in range(20_000))
+
+
+def n_stored(server):
+    """Events the engine has taken in; none are told of before the first."""
+    with contextlib.suppress(ValueError):
+        return server.metric("steerec_applied_total", what="events")
+    return 0
