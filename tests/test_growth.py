@@ -1,5 +1,7 @@
 """A model that takes in items while it serves."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 from hypothesis import given, settings
@@ -112,3 +114,13 @@ def test_any_attributes_of_any_types_leave_a_model_that_answers(batches):
     assert set(ids) == {f"i{n:04d}" for n in range(60)} | named
     slate = Recommender(grown).recommend(Query("u0001", n=5, now=1.8e9))
     assert len(slate.items) == 5
+
+
+def test_what_is_looked_up_is_as_if_it_were_made_anew():
+    before = model()
+    item_id = str(before.data.item_ids[3])
+    data = changed(before, [ItemChange("new"), ItemChange(item_id), ItemChange("newer")]).data
+    fresh = replace(data)  # which has nothing in place yet
+    assert data.item_index == fresh.item_index
+    assert data.user_index == fresh.user_index
+    np.testing.assert_array_equal(data.starts, fresh.starts)

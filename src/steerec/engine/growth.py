@@ -46,7 +46,7 @@ def changed(model: Model, items: Sequence[ItemChange], encoder: Encoder | None =
     new = [items[at] for item_id, at in newest.items() if item_id not in index]
     known = [items[at] for item_id, at in newest.items() if item_id in index]
     table = _replaced(_widened(model.data.items, items), known)
-    data = replace(model.data, items=table)
+    data = _indexed(replace(model.data, items=table), model.data, index)
     if not new:
         return replace(model, data=data)
     data = _longer(data, new, encoder)
@@ -91,13 +91,24 @@ def _longer(data: Dataset, items: Sequence[ItemChange], encoder: Encoder | None)
         vectors = np.concatenate([before, encoder.encode(texts_of(fresh))])
     elif vectors is not None:
         vectors = np.pad(vectors, ((0, len(items)), (0, 0)))
-    return replace(
+    longer = replace(
         data,
         item_ids=np.concatenate([data.item_ids, ids]),
         items=pl.concat([data.items, fresh], how="vertical"),
         vectors=vectors,
         notes=notes,
     )
+    places = range(data.n_items, longer.n_items)
+    index = data.item_index | dict(zip(ids.tolist(), places, strict=True))
+    return _indexed(longer, data, index)
+
+
+def _indexed(data: Dataset, before: Dataset, item_index: dict[str, int]) -> Dataset:
+    """The data with what is looked up in them in place: of many it takes long to make anew."""
+    for name in ("user_index", "starts"):
+        data.__dict__[name] = getattr(before, name)  # the users and events are the same
+    data.__dict__["item_index"] = item_index
+    return data
 
 
 def table_with(table: pl.DataFrame, items: Sequence[ItemChange]) -> pl.DataFrame:

@@ -284,7 +284,8 @@ class Live:
         Raises:
             StorageError: if the store cannot be read.
         """
-        n_taken = self.follow_items(now=now) + self._follow_erasures()
+        n_taken = self.follow_items(now=now, at_once=max(AT_ONCE, together))
+        n_taken += self._follow_erasures()
         while found := self.store.log.read(self.tenant, after=self._state.seq, limit=limit):
             self.take(found, now=now, together=together)
             n_taken += len(found)
@@ -298,12 +299,16 @@ class Live:
         self._newest = now
         return 0 if self.online is None else self.online.follow(now)
 
-    def follow_items(self, *, now: float) -> int:
-        """Take in items that the store has changed since; how many."""
+    def follow_items(self, *, now: float, at_once: int = AT_ONCE) -> int:
+        """Take in items that the store has changed since; how many.
+
+        Args:
+            at_once: so many are read and taken in together.
+        """
         n_taken = 0
         with self._catalogue:
             while entries := self.store.items.changes(
-                self.tenant, after=self._state.items_seq, limit=AT_ONCE
+                self.tenant, after=self._state.items_seq, limit=at_once
             ):
                 self._put_items(entries, now)
                 self._state.items_seq = entries[-1].seq
