@@ -162,10 +162,10 @@ def closed_loop(server: Server, script: str, seconds: float) -> dict[str, float]
     file = server.folder / "script.lua"
     file.write_text(script)
     cpu, began = server.cpu_s(), time.perf_counter()
+    how = ["-t1", f"-c{CONNECTIONS}", f"-d{seconds:.0f}s", "--timeout=20s", "-s", file]
     told = subprocess.run(
-        ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:.0f}s", "--timeout=20s", "-s", file, server.url],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+        ["wrk", *how, server.url], capture_output=True, text=True, check=True
+    ).stdout
     n = int(re.search(r"(\d+) requests in", told)[1])
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", told)
     return {

@@ -44,7 +44,7 @@ def snapshot_of(world: str, *, seed: int = 0, data_dir: Path | None = None) -> P
     folder = CACHE / f"{world}-{seed}"
     if not (folder / "manifest.json").is_file():
         rng = np.random.default_rng(seed)
-        data = shop(_number(world), rng) if world[0].isdigit() else _taken_in(world, data_dir)
+        data = shop(number_of(world), rng) if world[0].isdigit() else _taken_in(world, data_dir)
         encoder = EncoderConfig(encoder="hashing")
         data = with_vectors(data, encode_items(data.items, encoder, cache_dir=CACHE))
         small = data.n_items <= 10_000
@@ -106,7 +106,7 @@ def _titled(taste: np.ndarray, rng: np.random.Generator) -> pl.DataFrame:
     return pl.DataFrame({"item_id": [f"i{i}" for i in range(len(taste))], "title": titles})
 
 
-def _number(world: str) -> int:
+def number_of(world: str) -> int:
     return int(world[:-1]) * 1_000 if world.endswith("k") else int(world)
 
 
