@@ -137,6 +137,11 @@ async def walk(client, user, item):
     got["strategy"] = await client.strategy()
     got["back"] = await client.rollback(got["strategy"].version, reason="test")
     got["tuned"] = await client.tune()
+    arms = [{"name": "a", "share": 0.5}, {"name": "b", "share": 0.5, "dials": {"temperature": 1}}]
+    got["started"] = await client.start_experiment("spring", arms, metric="click")
+    got["experiments"] = await client.experiments()
+    got["experiment"] = await client.experiment("spring")
+    got["stopped"] = await client.stop_experiment("spring")
     got["history"] = await client.strategy_history()
     got["explained"] = await client.explain(got["list"].request_id)
     got["data"] = await client.user_data("ann")
@@ -188,6 +193,9 @@ def test_answers_are_values(got):
     assert len(got["similar"]) == 4
     assert len(got["popular"]) == 2
     assert got["back"].in_force
+    assert [one.name for one in got["experiments"]] == ["spring"]
+    assert got["experiment"].results["state"] == "running"
+    assert got["stopped"].stopped is not None
     assert got["history"].promotions[0]["reason"] == "test"
     assert (got["tuned"].promoted, got["tuned"].slates) == (None, 0)
     assert "temperature" in got["tuned"].why

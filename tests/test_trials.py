@@ -1,5 +1,6 @@
 """Experiments on live traffic: arms, what they show, what they teach the tuner, and the verdict."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -7,10 +8,14 @@ import pytest
 
 from steerec.contracts import Event, Query
 from steerec.engine.experiments import follow_experiments, start
+from steerec.engine.interleave import draw_both
+from steerec.engine.logged import rewarded
+from steerec.engine.offline import slates_of
 from steerec.engine.sampler import SamplerConfig
-from steerec.engine.serving import Policy
+from steerec.engine.serving import Policy, replay
+from steerec.engine.strategies import from_json
 from steerec.engine.trials import Arm, Plan, applied, plan_of
-from steerec.engine.verdicts import verdict
+from steerec.engine.verdicts import Case, verdict
 from steerec.errors import ConfigError, DataError
 from steerec.store import open_store
 from steerec.store.log import LoggedEvent
@@ -63,7 +68,7 @@ def visit(store, live, users, clicks, *, now=BEGAN + 10, name="r"):
 
 
 def told(store, plan, now, config=REWARD):
-    return verdict(store, "shop", store.experiments.get("shop", plan.name), config, now=now)
+    return verdict(Case(store, "shop", store.experiments.get("shop", plan.name), config, now))
 
 
 # Arms
@@ -307,3 +312,118 @@ def test_slates_shown_after_the_stop_do_not_count(store):
     found = told(store, plan, later + 4_000)
     assert found.state == "stopped"
     assert sum(arm.users for arm in found.arms) == 20
+
+
+# Interleaving
+
+
+def both_worth(shown):
+    """(n_pool,) of both teams, as logged."""
+    z = shown.scores.astype(np.float64)
+    return z @ shown.w.astype(np.float64), z @ np.array(shown.more["w_other"])
+
+
+def test_an_interleaved_list_replays_and_its_propensities_are_those_of_the_teams_turn(store):
+    live = begun(store, Plan("mix", HALVES, kind="interleave", metric="click"))
+    for user in range(12):
+        shown = ask(live, f"u{user}", user).impression
+        assert shown.arm == "mix/both"
+        assert sorted(shown.more["teams"][:2]) == ["a", "b"]
+        again = replay(shown, n=5)
+        assert tuple(shown.pool[at] for at in again.places) == shown.items
+        np.testing.assert_array_equal(again.propensity, shown.propensity)
+        longer = replay(shown, n=9)
+        assert longer.places[:5].tolist() == again.places.tolist()
+        left = np.ones(len(shown.pool), bool)
+        worth = both_worth(shown)
+        for place, team, told in zip(
+            again.places, shown.more["teams"], shown.propensity, strict=True
+        ):
+            rate = np.exp(worth["ab".index(team)])
+            assert told == pytest.approx(rate[place] / rate[left].sum(), rel=1e-4)
+            left[place] = False
+
+
+def test_propensities_of_mixed_lists_are_their_frequencies():
+    one, other = np.log([6.0, 3.0, 1.0]), np.log([1.0, 2.0, 7.0])
+    firsts, seconds = Counter(), Counter()
+    for seed in range(20_000):
+        drawn, teams = draw_both((one, other), n=2, temperature=1.0, seed=seed)
+        firsts[teams[0], int(drawn.places[0])] += 1
+        if (teams[0], int(drawn.places[0])) == ("a", 2):
+            seconds[int(drawn.places[1])] += 1
+    of_a = np.array([firsts["a", item] for item in range(3)])
+    assert of_a.sum() == pytest.approx(10_000, abs=300)
+    np.testing.assert_allclose(of_a / of_a.sum(), [0.6, 0.3, 0.1], atol=0.02)
+    # The second place is the other team's, drawn from what is left.
+    assert seconds[0] / seconds.total() == pytest.approx(1 / 3, abs=0.06)
+
+
+def test_clicks_are_credited_to_the_arm_that_brought_the_item(store):
+    plan = Plan("mix", HALVES, kind="interleave", metric="click", least_users=40)
+    live = begun(store, plan)
+    users = [f"u{u}" for u in range(60)]
+
+    def of_bold(user, served):
+        teams = served.impression.more["teams"]
+        return [
+            item for item, team in zip(served.impression.items, teams, strict=True) if team == "b"
+        ]
+
+    now = visit(store, live, users, of_bold)
+    found = told(store, plan, now + 4_000)
+    assert (found.preference.a, found.preference.b, found.preference.ties) == (0, 60, 0)
+    assert found.preference.difference.mean == 1.0
+    assert found.better == "bold"
+    rows = rewarded(store, "shop", REWARD, newest=100, since=0.0, now=now + 4_000)
+    current = store.strategies.current("shop")
+    slates, left_out = slates_of(rows, from_json(current.strategy, 1))
+    assert (slates, left_out) == (None, 60)  # no single softmax drew them
+
+
+# Shadows
+
+
+def test_a_shadow_is_logged_and_changes_nothing_that_is_shown(store):
+    live, plain = live_over(store, STILL), live_over(store, STILL)
+    bold = Arm("bold", 0.5, weights={"content.bias": 3.0}, shadow=True)
+    start(store, "shop", Plan("dark", (bold,)), REWARD, author="ann", now=BEGAN)
+    follow_experiments(live, store)
+    told = 0
+    for at in range(40):
+        shown, other = (ask(one, f"u{at}", at) for one in (live, plain))
+        assert shown.slate == other.slate
+        lists = shown.impression.more.get("shadows", {})
+        told += len(lists)
+        assert set(lists) <= {"dark/bold"}
+        assert all(len(ids) == 5 for ids in lists.values())
+    assert 8 < told < 32
+
+
+def test_a_shadow_with_the_same_weights_would_show_the_same(store):
+    same = Arm("same", 1.0, version=1, shadow=True)
+    plan = Plan("dark", (same,), metric="click")
+    live = begun(store, plan)
+    now = visit(store, live, [f"u{u}" for u in range(30)], by_place)
+    (found,) = told(store, plan, now + 4_000).shadows
+    assert (found.slates, found.overlap, found.rank_overlap) == (30, 1.0, 1.0)
+    assert found.estimate.estimate == pytest.approx(0.0, abs=1e-9)
+
+
+def by_place(user, served):
+    return [served.slate.items[0].item_id]
+
+
+def test_a_shadow_that_people_would_like_better_is_estimated_above_what_was_shown(store):
+    bold = Arm("bold", 1.0, weights={"content.bias": 3.0}, shadow=True)
+    plan = Plan("dark", (bold,), metric="click")
+    live = begun(store, plan)
+    users = [f"u{u}" for u in range(120)]
+
+    def of_content(user, served):
+        return [c.item_id for c in served.slate.items if c.sources.get("content", 0.0) > 0.05]
+
+    now = visit(store, live, users, of_content)
+    (found,) = told(store, plan, now + 4_000).shadows
+    assert 0 < found.overlap < 1
+    assert found.estimate.estimate > 0

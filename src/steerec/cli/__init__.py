@@ -10,6 +10,7 @@ from steerec.cli import (
     archive,
     ask,
     demo,
+    experiments,
     intake,
     learn,
     refit,
@@ -86,6 +87,7 @@ refit.register(app)
 archive.register(app)
 simulate.register(app)
 strategy.register(app)
+experiments.register(app)
 
 
 def main() -> None:

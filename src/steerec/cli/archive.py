@@ -1,18 +1,13 @@
 """The verbs of the whole store in one file: dump and restore."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from steerec.cli import options, show
 from steerec.data.counted import counted
-
-if TYPE_CHECKING:
-    from steerec.store import Store
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The archive, a zip.")]
 
@@ -30,7 +25,7 @@ def dump(file: File, *, config: options.Config = None) -> None:
 
     Services go on writing meanwhile. The file holds personal data.
     """
-    with _store(config) as store, show.progress() as step:
+    with options.opened_store(config) as store, show.progress() as step:
         step("write the archive", 0, None)
         rows = store.dump(file, now=time.time())
     show.out().print(f"{counted(sum(rows.values()), 'row')} in {file}")
@@ -48,19 +43,7 @@ def restore(
 
     Stop services over the store first: they would go on from what they knew.
     """
-    with _store(config) as store, show.progress() as step:
+    with options.opened_store(config) as store, show.progress() as step:
         step("check and load the archive", 0, None)
         rows = store.restore(file, replace=replace)
     show.out().print(f"{counted(sum(rows.values()), 'row')} of {file} loaded")
-
-
-@contextmanager
-def _store(config: Path | None) -> "Iterator[Store]":
-    from steerec.service.server import DEFAULT_STORE
-    from steerec.store import open_store
-
-    store = open_store(options.settings_of(config).deployment.database_url or DEFAULT_STORE)
-    try:
-        yield store
-    finally:
-        store.close()

@@ -1,6 +1,7 @@
 """Options that several verbs share, alone and in groups, and what becomes of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -14,6 +15,7 @@ from steerec.cli.threads import limited
 if TYPE_CHECKING:
     from steerec.config import Settings
     from steerec.engine.intake import Source
+    from steerec.store import Store
 
 _READ = "What is read"
 _HOW = "How"
@@ -214,6 +216,19 @@ def settings_of(
         als = {"threads": threads, **settings.heads.get("als", {})}
         settings = replace(settings, encoder=texts, heads={**settings.heads, "als": als})
     return settings
+
+
+@contextmanager
+def opened_store(config: Path | None) -> "Iterator[Store]":
+    """The store that the settings name, open for the block."""
+    from steerec.service.server import DEFAULT_STORE
+    from steerec.store import open_store
+
+    store = open_store(settings_of(config).deployment.database_url or DEFAULT_STORE)
+    try:
+        yield store
+    finally:
+        store.close()
 
 
 def source_of(settings: "Settings", data: str, files: Files) -> "Source":

@@ -1,8 +1,7 @@
 """The verbs of the strategy: see it, compare versions, put one in force, tune it on the log."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,7 +41,7 @@ def show_strategy(
     json: options.AsJson = False,
 ) -> None:
     """The strategy in force in words: who leads for whom, what moved it lately, what it gained."""
-    with _store(config) as store:
+    with options.opened_store(config) as store:
         current = store.strategies.current(tenant)
         if current is None:
             raise typer.BadParameter(f"tenant {tenant!r} has no strategy yet: serve a model first")
@@ -73,7 +72,7 @@ def list_versions(
     json: options.AsJson = False,
 ) -> None:
     """All versions, the newest first."""
-    with _store(config) as store:
+    with options.opened_store(config) as store:
         current = store.strategies.current(tenant)
         versions = list(store.strategies.history(tenant))
     in_force = current.version if current else None
@@ -102,7 +101,7 @@ def diff(
     """What differs between two versions: weights and dials, before and after."""
     from steerec.engine.strategies import difference
 
-    with _store(config) as store:
+    with options.opened_store(config) as store:
         moved = difference(_get(store, tenant, one).strategy, _get(store, tenant, other).strategy)
     if json:
         typer.echo(show.as_json(moved))
@@ -123,7 +122,7 @@ def promote(
     config: options.Config = None,
 ) -> None:
     """Put a version in force; services follow within seconds."""
-    with _store(config) as store:
+    with options.opened_store(config) as store:
         _get(store, tenant, version)
         store.strategies.promote(
             tenant, version, author="owner", now=time.time(), reason=reason or "promoted by hand"
@@ -136,7 +135,7 @@ def rollback(
     *, tenant: options.Tenant = "default", reason: Why = "", config: options.Config = None
 ) -> None:
     """Go back to the version that was in force before."""
-    with _store(config) as store:
+    with options.opened_store(config) as store:
         moves = store.strategies.promotions(tenant, limit=1_000)
         now_in_force = moves[0].version if moves else 0
         before = next((m.version for m in moves if m.version != now_in_force), None)
@@ -163,7 +162,7 @@ def tune(
     from steerec.engine.offline import tune as tune_offline
 
     settings = options.settings_of(config)
-    with _store(config) as store:
+    with options.opened_store(config) as store:
         found = tune_offline(
             store, tenant, settings.tuning, now=time.time(), rng=np.random.default_rng(seed)
         )
@@ -186,18 +185,6 @@ def in_words(told: Mapping[str, Any], features: tuple[str, ...]) -> str:
     }
     largest = sorted(weights.items(), key=lambda pair: -abs(pair[1]))[:5]
     return ", ".join(f"{head} {weight:.2f}" for head, weight in largest)
-
-
-@contextmanager
-def _store(config: Any) -> Iterator["Store"]:
-    from steerec.service.server import DEFAULT_STORE
-    from steerec.store import open_store
-
-    store = open_store(options.settings_of(config).deployment.database_url or DEFAULT_STORE)
-    try:
-        yield store
-    finally:
-        store.close()
 
 
 def _get(store: "Store", tenant: str, version: int) -> "StrategyVersion":

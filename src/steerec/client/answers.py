@@ -146,6 +146,23 @@ class Tuned(Struct, frozen=True):
     tried: tuple[Json, ...]
 
 
+class Experiment(Struct, frozen=True):
+    """An experiment as it was planned; `results` where they were asked for."""
+
+    name: str
+    plan: Json
+    author: str
+    started: float
+    stopped: float | None
+    results: Json | None = None
+
+
+class Experiments(Struct, frozen=True):
+    """The oldest first."""
+
+    experiments: tuple[Experiment, ...]
+
+
 class Explanation(Struct, frozen=True):
     """What a past list was made from."""
 
@@ -182,6 +199,8 @@ __all__ = [
     "Erased",
     "EventOutcome",
     "EventsTaken",
+    "Experiment",
+    "Experiments",
     "Explanation",
     "Health",
     "History",

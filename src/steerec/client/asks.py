@@ -15,6 +15,8 @@ from steerec.client.answers import (
     Entry,
     Erased,
     EventsTaken,
+    Experiment,
+    Experiments,
     Explanation,
     Health,
     History,
@@ -301,6 +303,32 @@ def tune() -> Ask[Tuned]:
     It may take minutes on a long log: give the client a `timeout_s` to match.
     """
     return Ask("POST", "/api/strategy/tune", _of(Tuned), again=False)
+
+
+def experiments() -> Ask[tuple[Experiment, ...]]:
+    """All experiments as they were planned, the oldest first."""
+    return Ask("GET", "/api/experiments", lambda body: _of(Experiments)(body).experiments)
+
+
+def experiment(name: str) -> Ask[Experiment]:
+    """One experiment with its results so far; look as often as you like."""
+    return _get(_path("/api/experiments/{}", name), Experiment)
+
+
+def start_experiment(name: str, arms: Sequence[Json], **plan: Any) -> Ask[Experiment]:
+    """Start an experiment; the first arm is what others are compared with.
+
+    Args:
+        arms: each a name and a share, with `version`, `weights`, `dials` or `shadow`.
+        plan: `metric`, `kind`, `scenario`, `traffic`, `ends`, `least_users`, `alpha`.
+    """
+    body = _json({"name": name, "arms": list(arms), **plan})
+    return Ask("POST", "/api/experiments", _of(Experiment), body=body, again=False)
+
+
+def stop_experiment(name: str) -> Ask[Experiment]:
+    """Stop an experiment; its results stay."""
+    return Ask("POST", _path("/api/experiments/{}/stop", name), _of(Experiment))
 
 
 def live() -> Ask[Health]:

@@ -8,7 +8,7 @@ import msgspec
 
 from steerec.engine.experiments import follow_experiments, start
 from steerec.engine.trials import plan_of
-from steerec.engine.verdicts import verdict
+from steerec.engine.verdicts import Case, verdict
 from steerec.service.calls import Call
 from steerec.service.problems import refused
 from steerec.service.schemas import ExperimentIn, ExperimentOut, ExperimentsOut, Json
@@ -77,8 +77,8 @@ def _found(call: Call) -> Planned:
 
 def _results(call: Call, planned: Planned) -> Json:
     config = call.tenant.live.config.tuning.reward
-    found = verdict(call.tenant.store, call.tenant.name, planned, config, now=call.now)
-    return asdict(found)
+    case = Case(call.tenant.store, call.tenant.name, planned, config, call.now)
+    return asdict(verdict(case))
 
 
 def _out(planned: Planned, results: Json | None = None) -> ExperimentOut:

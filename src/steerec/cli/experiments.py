@@ -1,0 +1,200 @@
+"""The verbs of experiments: start one, list them, see what one has shown, stop it."""
+
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from steerec.cli import options, show
+
+if TYPE_CHECKING:
+    from steerec.engine.trials import Arm
+    from steerec.engine.verdicts import Verdict
+    from steerec.store import Store
+    from steerec.store.experiments import Planned
+    from steerec.tuning.sequences import Interval
+
+experiment = typer.Typer(
+    no_args_is_help=True,
+    help="Experiments on live traffic: start, list, show, stop.",
+    epilog="Example:\n\nsteerec experiment show spring",
+)
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The experiment's name.")]
+Arms = Annotated[
+    list[str],
+    typer.Option(
+        "--arm",
+        metavar="NAME:SHARE[:WHAT,...]",
+        help="What an arm shows: version=3, temperature=0.5, diversity=0.2, HEAD.FEATURE=2, "
+        "shadow; nothing: what is in force. The first arm is what others are compared with.",
+    ),
+]
+DAY_S = 86_400.0
+DIALS = ("temperature", "diversity")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.add_typer(experiment, name="experiment")
+
+
+@experiment.command("start")
+def start_one(
+    name: Name,
+    *,
+    arm: Arms,
+    metric: Annotated[
+        str, typer.Option(help="What decides: reward, or a kind of event.")
+    ] = "reward",
+    kind: Annotated[
+        Literal["split", "interleave"], typer.Option(help="Split users, or mix two arms' lists.")
+    ] = "split",
+    scenario: Annotated[str | None, typer.Option(help="The only placement it is about.")] = None,
+    traffic: Annotated[float, typer.Option(help="Share of the users who take part.")] = 1.0,
+    days: Annotated[float | None, typer.Option(help="When it ends; not set: when stopped.")] = None,
+    least_users: Annotated[int, typer.Option(help="In each arm, before a conclusion.")] = 100,
+    tenant: options.Tenant = "default",
+    config: options.Config = None,
+    json: options.AsJson = False,
+) -> None:
+    """Start an experiment; services that run assign users to it within a second."""
+    from steerec.engine.experiments import start
+    from steerec.engine.trials import Plan
+
+    now = time.time()
+    plan = Plan(
+        name=name,
+        arms=tuple(map(_arm, arm)),
+        metric=metric,
+        kind=kind,
+        scenario=scenario,
+        traffic=traffic,
+        ends=None if days is None else now + days * DAY_S,
+        least_users=least_users,
+    )
+    reward = options.settings_of(config).tuning.reward
+    with options.opened_store(config) as store:
+        planned = start(store, tenant, plan, reward, author="owner", now=now)
+    if json:
+        typer.echo(show.as_json(asdict(planned)))
+        return
+    show.out().print(f"Experiment {name} has begun: see `steerec experiment show {name}`.")
+
+
+@experiment.command("list")
+def list_all(
+    *,
+    tenant: options.Tenant = "default",
+    config: options.Config = None,
+    json: options.AsJson = False,
+) -> None:
+    """All experiments, the oldest first."""
+    with options.opened_store(config) as store:
+        found = store.experiments.list(tenant)
+    if json:
+        typer.echo(show.as_json({"experiments": [asdict(one) for one in found]}))
+        return
+    for one in found:
+        until = "under way" if one.stopped is None else f"stopped {_when(one.stopped)}"
+        arms = ", ".join(arm["name"] for arm in one.plan["arms"])
+        show.out().print(show.escape(f"{one.name}  {_when(one.started)}  {until}  arms: {arms}"))
+
+
+@experiment.command("show")
+def show_one(
+    name: Name,
+    *,
+    tenant: options.Tenant = "default",
+    config: options.Config = None,
+    json: options.AsJson = False,
+) -> None:
+    """What an experiment has shown so far; its intervals hold however often you look."""
+    from steerec.engine.verdicts import Case, verdict
+
+    reward = options.settings_of(config).tuning.reward
+    with options.opened_store(config) as store:
+        planned = _get(store, tenant, name)
+        found = verdict(Case(store, tenant, planned, reward, time.time()))
+    if json:
+        typer.echo(show.as_json({**asdict(planned), "results": asdict(found)}))
+        return
+    _print(planned, found)
+
+
+@experiment.command("stop")
+def stop(
+    name: Name,
+    *,
+    tenant: options.Tenant = "default",
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+    config: options.Config = None,
+) -> None:
+    """Stop an experiment: its users get what is in force; its results stay."""
+    with options.opened_store(config) as store:
+        _get(store, tenant, name)
+        store.experiments.stop(tenant, name, now=time.time(), reason=reason)
+    show.out().print(f"Experiment {name} is stopped.")
+
+
+def _print(planned: "Planned", found: "Verdict") -> None:
+    out = show.out()
+    metric = planned.plan["metric"]
+    out.print(show.escape(f"{planned.name}: {metric} a slate, {found.state}"))
+    table = show.table("Arm", "Users", "Slates", "Mean", "95 % interval", right=(1, 2, 3, 4))
+    for arm in found.arms:
+        users, slates = f"{arm.users:,}", f"{arm.slates:,}"
+        table.add_row(show.escape(arm.arm), users, slates, *_cells(arm.mean))
+    if found.arms:
+        out.print(table)
+    for told in found.comparisons:
+        mean, bounds = _cells(told.difference)
+        line = f"{told.slice}: {told.arm} {mean} {bounds}, {told.n[0]:,} and {told.n[1]:,} users"
+        out.print(show.escape(line))
+    for one in found.shadows:
+        line = f"shadow {one.arm}: {one.slates:,} lists, overlap {one.overlap:.2f}"
+        if one.estimate is not None:
+            low, high = one.estimate.interval
+            line += f", would earn {one.estimate.estimate:+.4f} [{low:.4f}, {high:.4f}] a slate"
+        out.print(show.escape(line))
+    out.print(show.escape(found.conclusion))
+
+
+def _cells(told: "Interval") -> tuple[str, str]:
+    bounds = f"[{told.low:.4f}, {told.high:.4f}]" if told.high < float("inf") else "not yet"
+    return f"{told.mean:.4f}", bounds
+
+
+def _arm(text: str) -> "Arm":
+    """An arm as the command line tells it."""
+    from steerec.engine.trials import Arm
+
+    name, _, rest = text.partition(":")
+    share, _, what = rest.partition(":")
+    told: dict[str, Any] = {"dials": {}, "weights": {}}
+    try:
+        for part in filter(None, what.split(",")):
+            key, _, value = part.partition("=")
+            if key == "shadow" and not value:
+                told["shadow"] = True
+            elif key == "version":
+                told["version"] = int(value)
+            else:
+                told["dials" if key in DIALS else "weights"][key] = float(value)
+        return Arm(name, float(share), **told)
+    except ValueError as e:
+        raise typer.BadParameter(
+            f"--arm {text!r} ({e}): expected NAME:SHARE[:WHAT,...], such as bold:0.5:version=3"
+        ) from e
+
+
+def _get(store: "Store", tenant: str, name: str) -> "Planned":
+    found = store.experiments.get(tenant, name)
+    if found is None:
+        raise typer.BadParameter(f"no experiment {name!r}: see `steerec experiment list`")
+    return found
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")

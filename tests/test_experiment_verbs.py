@@ -1,0 +1,62 @@
+"""The verbs of experiments: what they start, show and refuse."""
+
+import json
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from steerec.cli import app
+from steerec.store import open_store
+from test_online import live_over
+
+
+@pytest.fixture
+def said(tmp_path, monkeypatch):
+    """Runs a verb on a store whose tenant has a strategy; what it says."""
+    url = f"sqlite:///{tmp_path}/log.db"
+    store = open_store(url)
+    live_over(store, now=time.time())
+    store.close()
+    monkeypatch.setenv("STEEREC_DATABASE_URL", url)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words, code=0):
+        result = CliRunner().invoke(app, ["experiment", *words, "--tenant", "shop"])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    return run
+
+
+def test_an_experiment_from_start_to_stop(said):
+    arms = ("--arm", "as it is:0.5", "--arm", "bold:0.5:content.bias=2,temperature=0.3")
+    assert "has begun" in said("start", "spring", "--metric", "click", "--days", "14", *arms)
+    assert "under way  arms: as it is, bold" in said("list")
+    shown = said("show", "spring")
+    assert "click a slate, running" in shown
+    assert "too early: 0 users" in shown
+    told = json.loads(said("show", "spring", "--json"))
+    assert told["plan"]["arms"][1]["version"] == 2
+    assert told["plan"]["arms"][1]["dials"] == {"temperature": 0.3}
+    assert told["results"]["comparisons"][0]["difference"]["low"] is None
+    assert "is stopped" in said("stop", "spring", "--reason", "seen enough")
+    (kept,) = json.loads(said("list", "--json"))["experiments"]
+    assert kept["reason"] == "seen enough"
+
+
+def test_shadows_alone_are_shown_without_a_conclusion(said):
+    said("start", "dark", "--arm", "bold:0.1:content.bias=2,shadow")
+    shown = said("show", "dark")
+    assert "shadow bold: 0 lists" in shown
+    assert "nobody saw them" in shown
+
+
+@pytest.mark.parametrize("arm", ["bold", "bold:half", "bold:0.5:version=x", "bold:0.5:what"])
+def test_an_arm_that_cannot_be_read_is_refused(said, arm):
+    assert "expected NAME:SHARE" in " ".join(said("start", "x", "--arm", arm, code=2).split())
+
+
+def test_unknown_names_are_refused(said):
+    assert "experiment list" in said("show", "autumn", code=2)
+    assert "experiment list" in said("stop", "autumn", code=2)
