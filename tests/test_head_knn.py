@@ -12,7 +12,7 @@ from scipy import sparse
 from steerec.contracts import History
 from steerec.data.dataset import build_dataset
 from steerec.errors import ConfigError, DataError
-from steerec.heads.histories import decayed, places, recency_query, stretches, strongest
+from steerec.heads.histories import decayed, places, recency_rows, stretches, strongest
 from steerec.heads.item_knn import ItemKnn, ItemKnnConfig
 from steerec.heads.user_knn import UserKnn, UserKnnConfig
 from worlds import shop
@@ -55,12 +55,13 @@ def test_decayed_weights_by_hand():
 
 
 def test_the_query_adds_up_an_item_seen_twice_and_leaves_out_unknown_ones():
-    query = recency_query([History.of([2, -1, 9, 2])], 4, decay=0.5, last=10)
+    query = recency_rows([History.of([2, -1, 9, 2])], 4, decay=0.5, last=10).matrix()
     np.testing.assert_allclose(query.toarray(), [[0, 0, 1.125, 0]])
 
 
 def test_a_like_and_a_dislike_that_cancel_say_nothing():
-    query = recency_query([History.of([2]).append(2, weight=-1.0)], 4, decay=1.0, last=10)
+    disliked = History.of([2]).append(2, weight=-1.0)
+    query = recency_rows([disliked], 4, decay=1.0, last=10).matrix()
     assert query.nnz == 0
 
 

@@ -107,18 +107,6 @@ def recency_rows(
     return Rows(query.indptr, query.indices, query.data, n_items)
 
 
-def recency_query(
-    states: Sequence[History],
-    n_items: int,
-    *,
-    decay: float,
-    last: int,
-    known: NDArray[np.bool_] | None = None,
-) -> sparse.csr_matrix:
-    """`recency_rows` as a matrix of SciPy."""
-    return recency_rows(states, n_items, decay=decay, last=last, known=known).matrix()
-
-
 def _one_row(cols: Indices, weights: Floats, n_items: int, known: NDArray[np.bool_] | None) -> Rows:
     """What the rows of one state come to: a request's path."""
     order = np.argsort(cols, kind="stable")
