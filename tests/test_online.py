@@ -1,5 +1,7 @@
 """Online tuning over the log: clicks move the head weights, a restart loses and doubles nothing."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +11,9 @@ from engine_worlds import model, own
 from steerec.contracts import Event, Query
 from steerec.engine.live import Live, LiveConfig, ScenarioConfig
 from steerec.engine.online import CONTROL, LIVE, Online, TuningConfig
-from steerec.engine.strategies import ensure_promoted, from_json
+from steerec.engine.strategies import ensure_promoted, follow_current, from_json
 from steerec.store import open_store
+from steerec.store.epochs import Cut
 from steerec.store.log import LoggedEvent
 from steerec.tuning.guard import GuardConfig, Watch
 
@@ -138,8 +141,8 @@ def test_where_the_live_arm_is_worse_the_promoted_strategy_comes_back(store):
     watch, guard = Watch(), TUNING.guard
     for _ in range(3_000):
         watch = watch.after("live", 0.0, guard).after("control", 5.0, guard)
-    live.online._watch = watch
-    live.tune(now=now + 10)
+    live.online._learning.watch = watch
+    live.tune(now=visits(store, live, 1, now=now, first=40))
     assert live.online.frozen is not None
     assert "worse" in live.online.frozen.reason
     given = live.online.given("u1")
@@ -201,3 +204,130 @@ def test_events_of_slates_nobody_was_shown_teach_nothing(store):
     assert live.online.counts["learnt"] == 0
     assert isinstance(live.online, Online)
     assert np.array_equal(live.online.epoch.theta, live.online.promoted.theta)
+
+
+# Several processes
+
+
+def ticks(store, followers, n, *, now, first, seen=None):
+    """Slates and clicks, and in between each follower looks at a time of its own.
+
+    Args:
+        seen: number of an epoch → its θ, the same in whichever process.
+    """
+    rng, seen = np.random.default_rng(first), {} if seen is None else seen
+    for at in range(n):
+        asker = followers[rng.integers(len(followers))]
+        now = visits(store, asker, 4, now=now, first=first + 4 * at, clicks=by_content)
+        for one in rng.permutation(len(followers))[: rng.integers(1, len(followers) + 1)]:
+            followers[one].tune(now=now + rng.normal(0.0, 0.3))  # clocks are not quite one
+            epoch = followers[one].online.epoch
+            same = seen.setdefault(epoch.number, epoch.theta)
+            assert np.abs(epoch.theta - same).max() <= 1e-9
+    return now
+
+
+def caught_up(followers, now):
+    """All followers at the same cut."""
+    for one in followers:
+        one.tune(now=now)
+    for one in followers:
+        one.online._reach_all()
+    assert len({one.online._cut for one in followers}) == 1
+
+
+def check_alike(one, other):
+    assert one.online.epoch.number == other.online.epoch.number
+    assert np.abs(one.online.epoch.theta - other.online.epoch.theta).max() <= 1e-9
+    assert one.online.epoch.gamma == pytest.approx(other.online.epoch.gamma, abs=1e-9)
+    assert one.online.counts == other.online.counts
+    for user in map(str, one.model.data.user_ids[:30]):
+        offsets = [live.online.given(user).offset for live in (one, other)]
+        if offsets[0] is not None:
+            assert np.abs(offsets[0].value - offsets[1].value).max() <= 1e-9
+
+
+def test_four_processes_and_one_come_to_the_same_theta(postgres_url):
+    """One is killed without a word and another takes its place; nothing is counted twice."""
+    stores = [open_store(postgres_url) for _ in range(6)]
+    followers = [live_over(one) for one in stores[:4]]
+    now = ticks(stores[0], followers, 8, now=BEGAN, first=0)
+    followers[1].online.keep(now)
+    now = ticks(stores[0], followers, 4, now=now, first=100)
+    del followers[1]  # which wrote the checkpoint, and not what it did since
+    followers.append(live_over(stores[4], now=now))
+    now = ticks(stores[0], followers, 8, now=now, first=200)
+    caught_up(followers, now + 4_000)
+    for other in followers[1:]:
+        check_alike(followers[0], other)
+    assert followers[0].online.epoch.number > 5
+    assert followers[0].online.counts["learnt"] == 80
+    assert weight(followers[0], "content") > 0.01
+    stores[0].checkpoints.delete("shop", "tuner")
+    alone = live_over(stores[5], now=now)  # reads the whole log by the same cuts, by itself
+    check_alike(followers[0], alone)
+    for one in stores:
+        one.close()
+
+
+def test_slates_of_all_processes_with_one_number_were_made_by_one_theta(postgres_url):
+    config = replace(CONFIG, tuning=replace(TUNING, personal=False))
+    stores = [open_store(postgres_url) for _ in range(3)]
+    followers = [live_over(one, config) for one in stores]
+    seen = {}
+    ticks(stores[0], followers, 12, now=BEGAN, first=0, seen=seen)
+    shown = [one for one in stores[0].shown.read("shop") if one.arm == LIVE and one.epoch > 0]
+    assert len({one.epoch for one in shown}) > 2
+    for one in shown:
+        np.testing.assert_allclose(one.w[:-1], seen[one.epoch] @ one.phi, atol=1e-4)
+    for one in stores:
+        one.close()
+
+
+def test_of_processes_that_cut_at_once_one_is_first(store_url):
+    stores = [open_store(store_url) for _ in range(4)]
+    start = threading.Barrier(4)
+
+    def cut(at):
+        start.wait(20.0)
+        return stores[at].epochs.add("shop", Cut(1, at, BEGAN + at, 1))
+
+    with ThreadPoolExecutor(4) as pool:
+        first = list(pool.map(cut, range(4)))
+    assert first.count(True) == 1
+    assert stores[0].epochs.read("shop") == [
+        Cut(1, first.index(True), BEGAN + first.index(True), 1)
+    ]
+    assert not stores[0].epochs.add("shop", Cut(3, 0, BEGAN, 1))
+    for one in stores:
+        one.close()
+
+
+def test_old_cuts_are_dropped_and_who_lags_goes_on_from_the_checkpoint(store):
+    ahead, behind = live_over(store), live_over(store)
+    now = visits(store, ahead, 20, clicks=by_content)
+    for step in range(5):
+        now = visits(store, ahead, 4, now=now, first=20 + 4 * step, clicks=by_content)
+        ahead.tune(now=now)
+    ahead.online.keep(now)
+    store.epochs.trim("shop", before=ahead.online._cut.number)
+    behind.tune(now=now + 0.1)
+    caught_up([ahead, behind], now + 4_000)
+    check_alike(ahead, behind)
+
+
+def test_a_promotion_restarts_the_epochs_of_all_at_the_same_cut(store):
+    one, other = live_over(store), live_over(store)
+    now = ticks(store, [one, other], 4, now=BEGAN, first=0)
+    stored = store.strategies.current("shop")
+    told = {**stored.strategy, "theta": (2 * model().strategy.theta).tolist()}
+    store.strategies.add("shop", replace(stored, strategy=told, version=0))
+    store.strategies.promote("shop", 2, author="ann", now=now)
+    follow_current(one, store)
+    assert np.array_equal(one.online.given("u-live-7").theta, 2 * model().strategy.theta)
+    now = ticks(store, [one, other], 2, now=now, first=100)  # the other hears of it by a cut
+    follow_current(other, store)
+    now = ticks(store, [one, other], 4, now=now, first=200)
+    caught_up([one, other], now + 4_000)
+    check_alike(one, other)
+    assert one.online._learning.strategy.version == 2

@@ -1,15 +1,17 @@
 """Strategies as the store keeps them, and the one in force over the model that serves."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from steerec.contracts import Strategy
-from steerec.engine.live import Live
 from steerec.errors import DataError
 from steerec.store import Store
 from steerec.store.strategies import StrategyVersion
+
+if TYPE_CHECKING:  # which reads strategies itself
+    from steerec.engine.live import Live
 
 FIT = "fit"  # author of a strategy that came with a fitted model
 CARRIED = "carried"  # author of one that a refit fitted so that requests score as before
@@ -46,7 +48,7 @@ def from_json(told: Mapping[str, Any], version: int) -> Strategy:
     return Strategy(heads, features, theta, version, dials)
 
 
-def ensure_promoted(live: Live, store: Store, *, now: float) -> None:
+def ensure_promoted(live: "Live", store: Store, *, now: float) -> None:
     """Let the strategy in force be followed; the model's own becomes one where it must.
 
     That is before the first promotion, when the one in force speaks of other heads or features
@@ -66,14 +68,14 @@ def ensure_promoted(live: Live, store: Store, *, now: float) -> None:
     live.follow_strategy(from_json(current.strategy, current.version))
 
 
-def follow_current(live: Live, store: Store) -> None:
+def follow_current(live: "Live", store: Store) -> None:
     """Follow what others put in force; one for another model waits for its snapshot."""
     current = store.strategies.current(live.tenant)
     if current is not None and fits(current, live):
         live.follow_strategy(from_json(current.strategy, current.version))
 
 
-def _stored_with(live: Live, store: Store) -> StrategyVersion | None:
+def _stored_with(live: "Live", store: Store) -> StrategyVersion | None:
     """The version that a refit stored for the model that serves; None for other models."""
     told = live.model.strategy
     stored = store.strategies.get(live.tenant, told.version) if told.version > 0 else None
@@ -93,7 +95,7 @@ def _is_next(
 def _promoted(
     own: StrategyVersion,
     current: StrategyVersion | None,
-    live: Live,
+    live: "Live",
     store: Store,
     *,
     now: float,
@@ -113,7 +115,7 @@ def _promoted(
     return own
 
 
-def _of_model(live: Live, current: StrategyVersion | None, now: float) -> StrategyVersion:
+def _of_model(live: "Live", current: StrategyVersion | None, now: float) -> StrategyVersion:
     """The model's own strategy, to be stored."""
     told = to_json(live.model.strategy)
     return StrategyVersion(
@@ -126,7 +128,7 @@ def _of_model(live: Live, current: StrategyVersion | None, now: float) -> Strate
     )
 
 
-def fits(version: StrategyVersion, live: Live) -> bool:
+def fits(version: StrategyVersion, live: "Live") -> bool:
     """Whether a version speaks of the heads and features of the model that serves."""
     return speaks_of(version, live.model.strategy)
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -203,6 +204,23 @@ class Allowance:
         self._in_minute += float(found.sum())
         self.held_back += len(users) - float(found.sum())
         return found
+
+    def state(self) -> dict[str, Any]:
+        """What is used up so far, for `restore`."""
+        return {
+            "day": self._day,
+            "minute": self._minute,
+            "used": {user: float(n) for user, n in self._used.items()},
+            "in_minute": float(self._in_minute),
+            "mean_minute": float(self._mean_minute),
+        }
+
+    def restore(self, told: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self._day, self._minute = int(told["day"]), int(told["minute"])
+        self._used = {str(user): float(n) for user, n in told["used"].items()}
+        self._in_minute = float(told["in_minute"])
+        self._mean_minute = float(told["mean_minute"])
 
     def _turn(self, now: float) -> None:
         """A new day or minute; a clock set back starts one too, and loses only the count so far."""

@@ -158,6 +158,10 @@ class Joiner:
             self._drop(key)
         return found
 
+    def is_due(self, now: float) -> bool:
+        """Whether the time of a page is up."""
+        return next(self._due(now), None) is not None
+
     def open_pages(self) -> list[tuple[str, int]]:
         """Request id and start of each page whose reward is not settled, oldest first."""
         return list(self._open)
