@@ -17,6 +17,7 @@ from steerec.engine.about import ENCODER_NOTE
 from steerec.engine.model import Model
 from steerec.engine.texts import texts_of
 from steerec.heads.contract import Head
+from steerec.store.catalogue import Entry
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,16 @@ def changed(model: Model, items: Sequence[ItemChange], encoder: Encoder | None =
         fused = fused.with_items(more)
     phi = replace(model.phi, projection=np.pad(model.phi.projection, ((0, len(new)), (0, 0))))
     return replace(model, data=data, heads=grown, fused=fused, phi=phi)
+
+
+def columns_of(entry: Entry) -> dict[str, object]:
+    """The attributes as columns of the items' table, with labels as tags, and `published`."""
+    columns = dict(entry.attributes)
+    if entry.labels:
+        columns.setdefault("tags", list(entry.labels))
+    if entry.published is not None:
+        columns.setdefault("published", entry.published)
+    return columns
 
 
 def caught_up(model: Model, before: Model) -> Model:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from steerec.contracts import Encoder, Event, Query, Strategy
 from steerec.engine.availability import Availability
 from steerec.engine.bootstrap import model_of_nothing, model_without_events
-from steerec.engine.growth import ItemChange, caught_up, changed
+from steerec.engine.growth import ItemChange, caught_up, changed, columns_of
 from steerec.engine.model import Model
 from steerec.engine.online import Online, TuningConfig
 from steerec.engine.phi import PhiConfig
@@ -487,16 +487,6 @@ class Live:
         for logged in self.store.log.of_user(self.tenant, user_id):
             if logged.seq > seq and (logged.seq <= state.seq or logged.seq in state.ahead):
                 self._learn(logged, logged.received)
-
-
-def columns_of(entry: Entry) -> dict[str, object]:
-    """The attributes as columns of the items' table, with labels as tags, and `published`."""
-    columns = dict(entry.attributes)
-    if entry.labels:
-        columns.setdefault("tags", list(entry.labels))
-    if entry.published is not None:
-        columns.setdefault("published", entry.published)
-    return columns
 
 
 def _both(one: str, other: str | None) -> str | None:
