@@ -32,7 +32,7 @@ def reference():
     z = rng.normal(size=(20, 30, 3)).astype(np.float32)
     open_ = rng.random((20, 30)) < 0.8
     z[~open_] = 0.0
-    return Reference(z, np.stack([np.ones(20), rng.random(20)], axis=1), open_, 0.5)
+    return Reference(z, np.stack([np.ones(20), rng.random(20)], axis=1), open_)
 
 
 # Distance
@@ -40,7 +40,7 @@ def reference():
 
 def test_the_distance_is_the_mean_of_the_kl_of_two_items():
     z = np.array([[[1.0], [0.0], [9.0]]], np.float32)
-    two = Reference(z, np.ones((1, 1)), np.array([[True, True, False]]), 1.0)
+    two = Reference(z, np.ones((1, 1)), np.array([[True, True, False]]))
     p, q = 1 / (1 + np.exp(-2.0)), 0.5
     expected = p * np.log(p / q) + (1 - p) * np.log((1 - p) / q)
     assert two.kl(np.array([[2.0]]), np.array([[0.0]])) == pytest.approx(expected)

@@ -12,8 +12,9 @@ from scipy import special
 
 from steerec.errors import ConfigError, DataError
 from steerec.tuning.design import Design, choose_columns, softmax_precision
-from steerec.tuning.drift import Drift, DriftConfig
+from steerec.tuning.evidence import likelier, log_evidence
 from steerec.tuning.learner import Learner, LearnerConfig, OnlineTuner
+from steerec.tuning.memories import Memories
 from steerec.tuning.observed import Observed
 from steerec.tuning.personal import Offset
 from steerec.tuning.prior import Prior
@@ -35,7 +36,7 @@ from tuning_worlds import (
 )
 
 PRIOR = Prior(EVEN, 10.0, rate=0.2)
-CONFIG = LearnerConfig()
+CONFIG = LearnerConfig(surer=1.0, evidence_steps=0)
 
 
 @pytest.fixture
@@ -223,7 +224,7 @@ def test_a_learner_that_takes_over_counts_nothing_twice(world):
     first.add(sent[:1])
     first.publish(20.0)
     first.add(sent[1:2])  # added, not yet published, and then killed
-    second = Learner.from_state(first.state(), DESIGN, PRIOR, CONFIG)
+    second = Learner.from_state(first.state(), DESIGN, PRIOR, LearnerConfig())
     second.publish(40.0)
     second.add(sent)  # the worker sends all again
     second.publish(60.0)
@@ -309,7 +310,7 @@ def test_rows_with_numbers_that_are_not_finite_are_left_out_and_counted(world):
 
 @pytest.mark.parametrize("reward", [1.0, 0.0, -1.0])
 def test_rewards_that_are_all_alike_leave_theta_finite_and_in_bounds(world, reward):
-    found = tuner(memory_rows=5_000.0)
+    found = tuner(memories=(5_000.0,))
     for slate in world.slates(400):
         slate = replace(slate, reward=np.full(PLACES, reward))
         found.observe(slate)
@@ -363,38 +364,86 @@ def test_a_prior_that_is_no_precision_is_refused():
 # Drift
 
 
-def test_a_turned_world_raises_forgetting_and_a_steady_one_does_not():
-    drift = DriftConfig(first_rows=2_000.0, rows=5_000.0)
-    found = tuner(drift=drift)
+def test_a_turned_world_is_met_with_a_shorter_memory_and_a_steady_one_is_not():
+    found = tuner(memories=(1_000.0, 100_000.0), judged_rows=500.0)
     now = live(found, LogisticWorld(np.random.default_rng(3)), 800)
-    assert found.learner.counts["alarms"] == 0
+    kept = found.learner.memories
+    assert kept.rows[kept.used] == 100_000.0
     turned = LogisticWorld(np.random.default_rng(4), -TRUTH)
     live(found, turned, 200, start=now)
-    assert found.learner.counts["alarms"] >= 1
+    assert kept.rows[kept.used] == 1_000.0
+    assert found.learner.counts["turns"] >= 1
 
 
-def test_raised_forgetting_makes_the_turn_faster():
+def test_a_choice_of_memories_makes_the_turn_faster():
     thetas = {}
-    for name, memory, keep in (("raised", 2_000.0, 0.1), ("steady", 1e6, 1.0)):
-        drift = DriftConfig(first_rows=1_000.0, rows=20_000.0)
-        found = tuner(memory_rows=1e6, drift_memory_rows=memory, drift_keep=keep, drift=drift)
+    for name, memories in (("chosen", (1_000.0, 1e6)), ("one", (1e6,))):
+        found = tuner(memories=memories, judged_rows=500.0)
         now = live(found, LogisticWorld(np.random.default_rng(5)), 800)
         turned = LogisticWorld(np.random.default_rng(6), TRUTH[::-1])
         live(found, turned, 400, start=now)
         thetas[name] = cosine(found.epoch.theta, TRUTH[::-1])
-    assert thetas["raised"] > 0.85
-    assert thetas["raised"] > thetas["steady"] + 0.03
+    assert thetas["chosen"] > 0.85
+    assert thetas["chosen"] > thetas["one"] + 0.03
 
 
-def test_the_level_adds_up_as_by_hand():
-    config = DriftConfig(alarm=3.0, allowance=0.5, slack=0.1, rows=100.0, first_rows=0.0)
-    one = Drift().after(10.0, excess=5.0, variance=4.0, rows=10.0, config=config)
-    assert one == Drift(1.5, 0.0, 10.0)
-    two = one.after(0.0, excess=6.0, variance=4.0, rows=10.0, config=config)
-    assert two == Drift(0.0, 100.0, 20.0)
-    assert two.after(0.0, excess=-9.0, variance=4.0, rows=30.0, config=config) == Drift(
-        0.0, 70.0, 50.0
-    )
+def test_memories_forget_and_are_judged_as_by_hand():
+    kept = Memories((10.0, 1e9), 1, judged_rows=5.0)
+    assert kept.used == 1
+    kept.add(np.array([[4.0]]), np.array([2.0]), rows=1.0, keep=1.0)
+    kept.add(np.array([[1.0]]), np.array([3.0]), rows=10.0, keep=0.5)
+    np.testing.assert_allclose(kept.curvature[:, 0, 0], [4 * 0.5 * np.exp(-1) + 1, 3.0])
+    np.testing.assert_allclose(kept.linear[:, 0], [2 * 0.5 * np.exp(-1) + 3, 4.0])
+
+    def mean(curvature, linear):
+        return linear / curvature[0]
+
+    kept.judge(np.array([[2.0]]), np.array([6.0]), rows=5.0, mean=mean)
+    betas = kept.linear[:, 0] / kept.curvature[:, 0, 0]
+    np.testing.assert_allclose(kept.told, 6 * betas - betas**2)
+    assert kept.used == 0  # new rows say 3, the short memory 1.9, the long one 1.3
+
+
+# How sure the prior is
+
+
+def test_the_evidence_is_the_likelihood_with_beta_summed_out():
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(5, 3))
+    curvature, gradient = root.T @ root, rng.normal(size=3)
+    precision = np.diag([2.0, 3.0, 4.0])
+    drawn = rng.normal(size=(400_000, 3)) / np.sqrt(np.diag(precision))
+    told = drawn @ gradient - 0.5 * np.einsum("ni,ij,nj->n", drawn, curvature, drawn)
+    found = log_evidence(precision, curvature, gradient)
+    assert found == pytest.approx(np.log(np.exp(told).mean()), abs=0.02)
+
+
+def test_the_prior_gets_sure_where_it_was_right_and_loose_where_it_was_wrong():
+    """The bias column is off by one for every head, the other columns are right."""
+
+    def build(scales):
+        return np.diag(np.repeat(scales, 4) * 10.0)
+
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(2_000, 8))
+    wrong = np.concatenate([np.full(4, 1.0), np.zeros(4)])
+    y = x @ wrong + rng.normal(size=2_000)
+    scales = np.full(2, 16.0)
+    for _ in range(20):
+        scales = likelier(scales, build, x.T @ x, x.T @ y)
+    assert scales[0] <= 0.25  # the precision of numbers of size 1 is 1, ten were given
+    assert scales[1] >= 4.0
+
+
+def test_theta_that_was_right_hardly_moves():
+    """A loose prior takes chance for news; the evidence says how little there is."""
+    moved = {}
+    for steps in (0, 1):
+        found = tuner(evidence_steps=steps, surer=1.0)
+        live(found, LogisticWorld(np.random.default_rng(7), EVEN), 600)
+        theta = found.epoch.theta
+        moved[steps] = 1 - cosine(theta, EVEN)
+    assert moved[1] < 0.5 * moved[0]
 
 
 # Personal offsets

@@ -67,7 +67,7 @@ def makers(theta):
     return {
         "frozen": lambda: None,
         "ours": ours,
-        "ours, no drift alarm": lambda: ours(drift_memory_rows=200_000.0, drift_keep=1.0),
+        "ours, one memory": lambda: ours(memories=(200_000.0,)),
         "thompson": lambda: Thompson(ours(), np.random.default_rng(7)),
         **dict.fromkeys(SQUARECB_RATES, ours),
         **{

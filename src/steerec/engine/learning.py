@@ -296,7 +296,7 @@ class Learning:
         for row, (scores, _) in enumerate(fitting):
             z[row, : len(scores)], may[row, : len(scores)] = scores, True
         phi = np.stack([phi for _, phi in fitting]).astype(np.float64)
-        return Reference(z, phi, may, 1.0)
+        return Reference(z, phi, may)
 
 
 class Kept(msgspec.Struct):

@@ -48,7 +48,7 @@ Progress = Callable[[str, int, int], None]  # what is done, steps done, steps in
 MOST_NEWCOMERS = 1_000  # cases without history that the weights for newcomers are fitted on
 UNSEEN_DIAL = "unseen_items"  # nats that an item without events gets beside what heads say of it
 LEAST_AFTER = 200  # cases needed after what earlier heads, which are gone on from, have seen
-BATCH_BYTES = 128_000_000  # scores of all heads held at once
+BATCH_BYTES = 64_000_000  # scores of all heads held at once
 
 
 @dataclass(frozen=True, kw_only=True)

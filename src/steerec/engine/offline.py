@@ -175,7 +175,7 @@ def learnt_theta(slates: Slates, present: Strategy, config: TuningConfig) -> NDA
         if present.features[column] != UNSEEN_ITEM
     )
     design = Design(n_heads, n_features, columns, 10)
-    forgetless = LearnerConfig(memory_rows=1e12, publish_every_s=0.0)
+    forgetless = LearnerConfig(memories=(1e12,), publish_every_s=0.0, evidence_steps=12)
     prior = Prior(present.theta, config.precision)
     rows, epoch = _rows(slates), prior.epoch(design, 0.0)
     for _ in range(PASSES):  # Newton's steps: each reads the rows at the epoch before

@@ -125,12 +125,13 @@ class Tuned:
 
     def telling(self) -> Mapping[str, Any]:
         """See Policy: the head weights of the newest requests, and how far they may still go."""
-        newest = self._log[-1].phi
+        newest, memories = self._log[-1].phi, self._tuner.learner.memories
         live, promoted = newest @ self._epoch.theta.T, newest @ self.promoted.T
         return {
             "weights": live.mean(axis=0).tolist(),
             "promoted": promoted.mean(axis=0).tolist(),
             "gamma": self._epoch.gamma,
+            "memory_rows": memories.rows[memories.used],
         }
 
     @property
@@ -182,7 +183,7 @@ class Tuned:
             parts = tuple(  # type: ignore[assignment]  # three arrays in, three out
                 np.concatenate([a, b])[:n] for a, b in zip(parts, old, strict=True)
             )
-        self._reference = Reference(*parts, self.temperature)
+        self._reference = Reference(*parts)
 
     def _bound(self, theta: Theta) -> Theta:
         if self._reference is None:

@@ -89,7 +89,7 @@ class Design:
     def pack(self, epoch: Epoch) -> Doubles:
         """(size,): β of an epoch."""
         columns = list(self.columns)
-        u, context = epoch.gamma * epoch.theta[:, columns].ravel(), epoch.b_context[columns]
+        u, context = epoch.gamma * epoch.believed[:, columns].ravel(), epoch.b_context[columns]
         return np.concatenate([u, epoch.b_position, context])
 
     def unpack(self, beta: Doubles, base: Epoch, *, number: int, made: float) -> Epoch:

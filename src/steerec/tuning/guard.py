@@ -17,14 +17,13 @@ logger = logging.getLogger(__name__)
 DAY_S = 86_400.0
 MOST_USERS = 500_000  # whose day is kept in mind; the burst limit holds beside
 _CLOSED = -1e30
-LEAST_TEMPERATURE = 0.05  # below it a distance between distributions means nothing
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuardConfig:
     """Settings of the guard."""
 
-    most_nats: float = 0.05  # KL(live ‖ promoted) per position
+    most_nats: float = 0.5  # KL(live ‖ promoted) of one draw at a temperature of 1 nat
     control_share: float = 0.05  # of users who get the promoted strategy
     alpha: float = 0.05  # of the confidence sequence between the arms
     most_reward: float = 10.0  # of one slate; what is above counts as this
@@ -47,23 +46,24 @@ class GuardConfig:
 class Reference:
     """Requests that distances are measured on.
 
+    Scores are log-probabilities, so that a temperature of 1 nat draws as they say. The sampler's
+    own, lower one would make much of differences that mean little.
+
     Attributes:
         z: (n, n_pool, n_heads) float32 calibrated scores, 0 where `open` is false.
         phi: (n, n_features).
         open: (n, n_pool), items that may be shown.
-        temperature: of the sampler.
     """
 
     z: NDArray[np.float32]
     phi: Doubles
     open: NDArray[np.bool_]
-    temperature: float
 
     def scores(self, theta: Doubles) -> Doubles:
-        """(n, n_pool): wᵀz over the temperature; closed items far below all others."""
+        """(n, n_pool): wᵀz; closed items far below all others."""
         w = self.phi @ theta.T
         found = np.matmul(self.z, w[:, :, None])[:, :, 0]
-        return np.where(self.open, found / max(self.temperature, LEAST_TEMPERATURE), _CLOSED)
+        return np.where(self.open, found, _CLOSED)
 
     def kl(self, live: Doubles, promoted: Doubles) -> float:
         """KL(live ‖ promoted) in nats at the first position, mean over the requests."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import linalg
@@ -10,7 +10,8 @@ from scipy import linalg
 from steerec.errors import ConfigError, DataError
 from steerec.tuning.arrays import read_arrays, write_arrays
 from steerec.tuning.design import Design
-from steerec.tuning.drift import Drift, DriftConfig
+from steerec.tuning.evidence import likelier
+from steerec.tuning.memories import Memories
 from steerec.tuning.observed import Doubles, Epoch, Observed
 from steerec.tuning.prior import GAMMAS, Prior
 from steerec.tuning.sums import Statistics, Sums
@@ -24,22 +25,27 @@ Bound = Callable[[Doubles], Doubles]  # θ → the nearest θ that the guard let
 class LearnerConfig:
     """Settings of the learner."""
 
-    memory_rows: float = 200_000.0  # shown items after which an old one weighs 1/e
-    drift_keep: float = 0.1  # share of what was learnt that outlives an alarm of drift
-    drift_memory_rows: float = 10_000.0  # as memory_rows, for a while after an alarm
+    memories: tuple[float, ...] = (1e3, 8e3, 4e4, 2e5)  # shown items until an old one weighs 1/e
+    judged_rows: float = 2_000.0  # the newest shown items, by which a memory is chosen
+    surer: float = 16.0  # how often surer than it was given the prior of θ is at the start
+    evidence_steps: int = 1  # of the search for how sure it should be, an epoch; 0: as at the start
     half_life_days: float = 60.0  # time after which what was learnt weighs half, whatever comes
     publish_every_s: float = 1.0  # an epoch at most so often
     most_move: float = 8.0  # largest ‖γθ − its prior‖, in lengths of the prior
     position_rows: float = 30.0  # rows that the prior of b_position stands for
-    drift: DriftConfig = field(default_factory=DriftConfig)  # the alarm that forgets faster
 
     def __post_init__(self) -> None:
-        for name in ("memory_rows", "drift_memory_rows", "half_life_days", "position_rows"):
+        for name in ("judged_rows", "surer", "half_life_days", "position_rows"):
             if not 0 < getattr(self, name) < np.inf:
                 raise ConfigError(f"learner: {name}={getattr(self, name)}: expected above 0")
-        if min(self.publish_every_s, self.most_move, self.drift_keep) < 0:
+        if not self.memories or not all(0 < rows < np.inf for rows in self.memories):
             raise ConfigError(
-                "learner: publish_every_s, most_move and drift_keep must not be below 0"
+                f"learner: memories={self.memories}: expected at least one number of shown items, "
+                "each above 0"
+            )
+        if min(self.publish_every_s, self.most_move, self.evidence_steps) < 0:
+            raise ConfigError(
+                "learner: publish_every_s, most_move and evidence_steps must not be below 0"
             )
 
 
@@ -56,16 +62,15 @@ class Learner:
         self.design, self.prior, self.config = design, prior, config
         self.base = prior.epoch(design, now)
         self.epoch = replace(self.base, number=first)
-        self._precision = prior.matrix(design, position_rows=config.position_rows)
+        self.scales = np.full(2, config.surer)  # of θ's precision: the bias column, all others
+        self._precision = self._built(self.scales)
         self._mean = design.pack(self.base)
-        self._curvature = np.zeros((design.size, design.size))
-        self._linear = np.zeros(design.size)
-        self._fresh = (np.zeros_like(self._curvature), np.zeros_like(self._linear))
-        self._sums = np.zeros(4)  # rows, promised, excess, variance since the last epoch
+        self.memories = Memories(config.memories, design.size, judged_rows=config.judged_rows)
+        self._fresh = (np.zeros((design.size, design.size)), np.zeros(design.size))
+        self._rows = 0.0  # since the last epoch
         self._first = first  # epochs before are of other heads
         self._last: dict[str, int] = {}
-        self.drift = Drift()
-        self.counts = {"rows": 0.0, "refused": 0, "repeated": 0, "stale": 0, "alarms": 0}
+        self.counts = {"rows": 0.0, "refused": 0, "repeated": 0, "stale": 0, "turns": 0}
 
     def add(self, found: Sequence[Statistics]) -> None:
         """Add statistics, by worker and number whatever the order given.
@@ -84,7 +89,7 @@ class Learner:
                 continue
             self._fresh[0][:] += one.curvature
             self._fresh[1][:] += one.linear
-            self._sums += (one.rows, one.promised, one.excess, one.variance)
+            self._rows += one.rows
             self.counts["rows"] += one.rows
 
     def last_number(self, worker: str) -> int:
@@ -94,7 +99,7 @@ class Learner:
     def due(self, now: float) -> bool:
         """Whether enough time has passed and something was learnt; a clock set back passes too."""
         waited = now - self.epoch.made
-        learnt = bool(self._sums[0] > 0 or self._fresh[1].any())
+        learnt = bool(self._rows > 0 or self._fresh[1].any())
         return learnt and not 0 <= waited < self.config.publish_every_s
 
     def publish(self, now: float, *, bound: Bound | None = None) -> Epoch:
@@ -105,10 +110,13 @@ class Learner:
         """
         if not self.due(now):
             return self.epoch
-        self._forget(now)
+        self._take_in(now)
+        for _ in range(self.config.evidence_steps):
+            if not self._ask_evidence():
+                break
         epoch = self.learnt(now)
         if bound is not None:
-            epoch = replace(epoch, theta=bound(epoch.theta))
+            epoch = replace(epoch, theta=bound(epoch.theta), learnt=epoch.theta)
         self.epoch = epoch
         return epoch
 
@@ -120,13 +128,40 @@ class Learner:
 
     def mean(self) -> Doubles:
         """(size,) of the posterior, without limits."""
-        factor = linalg.cho_factor(self._precision + self._curvature, lower=True)
-        step = linalg.cho_solve(factor, self._linear - self._curvature @ self._mean)
+        return self._mean_of(*self._used)
+
+    @property
+    def _used(self) -> tuple[Doubles, Doubles]:
+        """Curvature and linear part of the memory in use."""
+        kept = self.memories
+        return kept.curvature[kept.used], kept.linear[kept.used]
+
+    def _mean_of(self, curvature: Doubles, linear: Doubles) -> Doubles:
+        factor = linalg.cho_factor(self._precision + curvature, lower=True)
+        step = linalg.cho_solve(factor, linear - curvature @ self._mean)
         return np.asarray(self._mean + step, np.float64)
+
+    def _built(self, scales: Doubles) -> Doubles:
+        """The prior's precision, that of θ times the scale of its column."""
+        beyond_bias = np.arange(self.design.n_theta) % len(self.design.columns) > 0
+        return self.prior.matrix(
+            self.design,
+            position_rows=self.config.position_rows,
+            scale=scales[beyond_bias.astype(np.int64)],
+        )
+
+    def _ask_evidence(self) -> bool:
+        """A step of how sure the prior is; whether it moved."""
+        curvature, linear = self._used
+        gradient = linear - curvature @ self._mean
+        before = self.scales
+        self.scales = likelier(before, self._built, curvature, gradient)
+        self._precision = self._built(self.scales)
+        return bool((self.scales != before).any())
 
     def posterior_precision(self) -> Doubles:
         """(size, size), as of the last epoch."""
-        return self._precision + self._curvature
+        return self._precision + self._used[0]
 
     def restart(self, prior: Prior, now: float, *, keep: float = 0.0) -> Epoch:
         """Go on from a newly promoted strategy, or back to the present one.
@@ -135,32 +170,31 @@ class Learner:
             keep: share of what was learnt that stays, 0 after heads were fitted anew.
         """
         fresh = Learner(self.design, prior, self.config, now=now, first=self.epoch.number + 1)
-        fresh._curvature = keep * (self._curvature + self._fresh[0])
-        fresh._linear = keep * (self._linear + self._fresh[1])
+        fresh.memories.curvature = keep * (self.memories.curvature + self._fresh[0])
+        fresh.memories.linear = keep * (self.memories.linear + self._fresh[1])
+        if keep:
+            fresh.memories.told, fresh.memories.used = self.memories.told, self.memories.used
+            fresh.scales, fresh._precision = self.scales, fresh._built(self.scales)
         fresh._last, fresh.counts = self._last, self.counts
         fresh._first = self._first if keep else fresh._first
         self.__dict__.update(fresh.__dict__)
         return self.epoch
 
-    def _forget(self, now: float) -> None:
-        rows, promised, excess, variance = self._sums.tolist()
-        drift = self.drift.after(
-            promised, excess=excess, variance=variance, rows=rows, config=self.config.drift
-        )
-        alarm = drift.rows_left > self.drift.rows_left
-        if alarm:
-            self.counts["alarms"] += 1
-            logger.warning("drift epoch=%d rows=%.0f", self.epoch.number, self.counts["rows"])
-        self.drift = drift
-        memory = self.config.drift_memory_rows if drift.raised else self.config.memory_rows
+    def _take_in(self, now: float) -> None:
+        """Add what is new to all memories, and choose among them."""
+        curvature, linear = self._fresh
+        kept, before = self.memories, self.memories.used
+        kept.judge(curvature, linear, rows=self._rows, mean=self._mean_of)
+        if kept.rows[kept.used] < kept.rows[before]:
+            self.counts["turns"] += 1
+            told = (kept.rows[kept.used], self.epoch.number, self.counts["rows"])
+            logger.info("forgets faster memory_rows=%.0f epoch=%d rows=%.0f", *told)
         # A clock that jumps, or a long silence, takes off no more than a day's forgetting.
         days = min(max(now - self.epoch.made, 0.0) / 86_400.0, 1.0)
-        keep = self.config.drift_keep if alarm else np.exp(-rows / memory)
-        keep *= 0.5 ** (days / self.config.half_life_days)
-        self._curvature = keep * self._curvature + self._fresh[0]
-        self._linear = keep * self._linear + self._fresh[1]
-        self._fresh = (np.zeros_like(self._curvature), np.zeros_like(self._linear))
-        self._sums = np.zeros(4)
+        keep = 0.5 ** (days / self.config.half_life_days)
+        kept.add(curvature, linear, rows=self._rows, keep=keep)
+        self._fresh = (np.zeros_like(curvature), np.zeros_like(linear))
+        self._rows = 0.0
 
     def _within(self, beta: Doubles) -> Doubles:
         """β with each part cut to its limits."""
@@ -177,7 +211,7 @@ class Learner:
     def _gamma(self, beta: Doubles) -> float:
         """γ that gives θ the promoted one's spread of scores on what was shown."""
         u, start = beta[self.design.theta], self._mean[self.design.theta]
-        seen = self._curvature[self.design.theta, self.design.theta]
+        seen = self._used[0][self.design.theta, self.design.theta]
         spread = seen + 1e-6 * (1 + np.trace(seen)) * np.eye(len(u))
         before = float(start @ spread @ start)
         if before <= 0:
@@ -190,11 +224,14 @@ class Learner:
         workers = list(self._last)
         return write_arrays(
             {
-                "curvature": self._curvature,
-                "linear": self._linear,
+                "curvature": self.memories.curvature,
+                "linear": self.memories.linear,
+                "told": self.memories.told,
+                "used": self.memories.used,
+                "scales": self.scales,
                 "fresh_curvature": self._fresh[0],
                 "fresh_linear": self._fresh[1],
-                "sums": self._sums,
+                "rows": self._rows,
                 "theta": self.epoch.theta,
                 "gamma": self.epoch.gamma,
                 "beta": self.design.pack(self.epoch),
@@ -203,7 +240,6 @@ class Learner:
                 "number": self.epoch.number,
                 "workers": np.array(workers, np.str_),
                 "last": np.array([self._last[w] for w in workers], np.int64),
-                "drift": np.array(astuple(self.drift)),
                 "counts": np.array(list(self.counts.values()), np.float64),
             }
         )
@@ -220,25 +256,26 @@ class Learner:
         kept = read_arrays(body, _STATE)
         size = design.size
         shapes = (kept["curvature"].shape, kept["theta"].shape, kept["beta"].shape)
-        if shapes != ((size, size), prior.theta.shape, (size,)):
+        if shapes != ((len(config.memories), size, size), prior.theta.shape, (size,)):
             raise DataError(f"tuning: a checkpoint of shapes {shapes}, expected {size} numbers")
         found = cls(design, prior, config, now=kept["made"], first=kept["number"])
-        found._curvature, found._linear = kept["curvature"], kept["linear"]
+        found.memories.curvature, found.memories.linear = kept["curvature"], kept["linear"]
+        found.memories.told, found.memories.used = kept["told"], int(kept["used"])
+        found.scales, found._precision = kept["scales"], found._built(kept["scales"])
         found._fresh = (kept["fresh_curvature"], kept["fresh_linear"])
-        found._sums = kept["sums"]
+        found._rows = float(kept["rows"])
         found._first = kept["first"]
         base = replace(found.base, gamma=kept["gamma"])
         epoch = design.unpack(kept["beta"], base, number=kept["number"], made=kept["made"])
-        found.epoch = replace(epoch, theta=kept["theta"])
+        found.epoch = replace(epoch, theta=kept["theta"], learnt=epoch.theta)
         found._last = dict(zip(kept["workers"].tolist(), kept["last"].tolist(), strict=True))
-        found.drift = Drift(*kept["drift"].tolist())
         found.counts = dict(zip(found.counts, kept["counts"].tolist(), strict=True))
         return found
 
 
 _STATE = (
-    *("curvature", "linear", "fresh_curvature", "fresh_linear", "sums", "theta", "gamma", "beta"),
-    *("first", "made", "number", "workers", "last", "drift", "counts"),
+    *("curvature", "linear", "told", "used", "scales", "fresh_curvature", "fresh_linear", "rows"),
+    *("theta", "gamma", "beta", "first", "made", "number", "workers", "last", "counts"),
 )
 
 

@@ -94,6 +94,8 @@ class Epoch:
         b_position: (n_positions,) log-odds of each place; places beyond share the last.
         b_context: (n_features,), b_context·φ is the log-odds of the context.
         made: Unix seconds.
+        learnt: (n_heads, n_features) θ before the guard held it, which clicks are foretold with;
+            None: nothing was held.
     """
 
     number: int
@@ -102,10 +104,16 @@ class Epoch:
     b_position: Doubles
     b_context: Doubles
     made: float
+    learnt: Doubles | None = None
+
+    @property
+    def believed(self) -> Doubles:
+        """(n_heads, n_features) θ that clicks are foretold with."""
+        return self.theta if self.learnt is None else self.learnt
 
     def log_odds(self, observed: Observed) -> Doubles:
         """(n,) of a reward of 1 against 0 at each row."""
-        w = observed.phi @ self.theta.T
+        w = observed.phi @ self.believed.T
         place = np.minimum(observed.position, len(self.b_position)) - 1
         score: Doubles = self.gamma * np.einsum("nh,nh->n", w, observed.z)
         rest = self.b_position[place] + observed.phi @ self.b_context + observed.extra

@@ -47,11 +47,16 @@ class Prior:
         context[design.columns[0]] = first
         return Epoch(0, np.array(self.theta, np.float64), self.gamma, position, context, now)
 
-    def matrix(self, design: Design, *, position_rows: float) -> Doubles:
+    def matrix(
+        self, design: Design, *, position_rows: float, scale: Doubles | None = None
+    ) -> Doubles:
         """(size, size) precision of β: of θ as given, of its length loose.
 
         u = γθ has the covariance of γθ₀'s direction beside that of θ, so that clicks may soon say
         that all scores tell less, or more, than held-out events did.
+
+        Args:
+            scale: (n_theta,) by which the precision of θ is multiplied.
         """
         loose = np.ones(design.size)  # b_context: a standard deviation of 1
         loose[design.context.start] = 0.05  # the intercept's
@@ -60,6 +65,8 @@ class Prior:
         given = np.asarray(self.precision, np.float64)
         if given.ndim == 0:
             given = np.eye(design.n_theta) * given
+        if scale is not None:
+            given = given * np.sqrt(np.outer(scale, scale))
         given = given / self.gamma**2 + 1e-3 * np.eye(design.n_theta)
         along = self.gamma * self.theta[:, list(design.columns)].ravel()
         told = given @ along

@@ -23,7 +23,6 @@ class Statistics:
         curvature: (size, size) Σ ωp(1−p)xxᵀ.
         linear: (size,) Σ ω(y−p)x, plus curvature·β of the epoch: a quadratic around any β.
         rows: Σ ω.
-        promised, excess, variance: Σ ωp, Σ ω(p−y), Σ ω²p(1−p), for the drift alarm.
         refused: rows that could not be learnt from.
     """
 
@@ -33,19 +32,15 @@ class Statistics:
     curvature: Doubles
     linear: Doubles
     rows: float
-    promised: float
-    excess: float
-    variance: float
     refused: int = 0
 
     def is_sound(self, size: int) -> bool:
         """Whether these are finite sums of this size."""
-        numbers = (self.rows, self.promised, self.excess, self.variance)
         return (
             self.curvature.shape == (size, size)
             and self.linear.shape == (size,)
             and bool(np.isfinite(self.curvature).all())
-            and bool(np.isfinite(self.linear).all() and np.isfinite(numbers).all())
+            and bool(np.isfinite(self.linear).all() and np.isfinite(self.rows))
         )
 
     def to_bytes(self) -> bytes:
@@ -76,7 +71,7 @@ class Sums:
         size = self._design.size
         self._curvature = np.zeros((size, size), order="F")
         self._gradient = np.zeros(size)
-        self._rows = self._promised = self._excess = self._variance = 0.0
+        self._rows = 0.0
         self._refused = 0
 
     def observe(self, observed: Observed) -> None:
@@ -94,9 +89,6 @@ class Sums:
         )
         self._gradient += (rows.weight * (rows.reward - p)) @ x
         self._rows += float(rows.weight.sum())
-        self._promised += float(rows.weight @ p)
-        self._excess += float(rows.weight @ (p - rows.reward))
-        self._variance += float(rows.weight**2 @ (p * (1 - p)))
 
     def amend(self, observed: Observed) -> None:
         """Add late differences of reward to rows that were observed before."""
@@ -105,7 +97,6 @@ class Sums:
         if len(rows):
             x, _ = self._design.rows(rows, self.epoch)
             self._gradient += (rows.weight * rows.reward) @ x
-            self._excess -= float(rows.weight @ rows.reward)
 
     def take(self) -> Statistics:
         """What was gathered since the last call; it is forgotten here."""
@@ -118,9 +109,6 @@ class Sums:
             curvature,
             self._gradient + curvature @ self._design.pack(self.epoch),
             self._rows,
-            self._promised,
-            self._excess,
-            self._variance,
             self._refused,
         )
         self._clear()
