@@ -22,12 +22,13 @@ encoder = "none"
 
 [service]
 metrics_port = {metrics_port}
+refit_hour = -1
 {service}
 """
 
 
 class Server:
-    """A service that starts from nothing.
+    """A service that starts from nothing, and never fits: a refit would outlive a kill.
 
     Args:
         service: more lines for `[service]` and the tables below it.

@@ -74,7 +74,6 @@ class Watch:
 
 
 LIMITS = """
-refit_hour = -1
 [service.retention]
 events = 200_000
 impressions = 20_000

@@ -93,6 +93,21 @@ def test_more_items_than_there_are_is_all_of_them_once(shop):
     assert shop.post("/api/recommend", body).json()["items"] == []
 
 
+def test_a_list_is_refused_where_it_could_not_be_logged(shop):
+    """Else it would be served, and be missing in the log."""
+    body = {"user_id": "ann", "scenario": "a\0b"}
+    assert "scenario" in problem(shop.post("/api/recommend", body), 422)
+    assert "user_id" in problem(shop.post("/api/recommend", {"user_id": "a\0b"}), 422)
+    assert len(shop.ids("ann", scenario="")) == 10  # as without one
+    shop.flush()
+    assert len(list(shop.service.store.shown.iterate("default"))) == 1
+
+
+def test_numbers_that_no_database_holds_are_refused(shop):
+    for version in (2**63, 10**30):
+        problem(shop.post("/api/strategy/rollback", {"version": version}), 422)
+
+
 NAMES = ["", " ", "*", "^.*$", "place", "item_id", "column_0", "literal", "price", "甲", "a.b", "_"]
 
 

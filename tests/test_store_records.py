@@ -207,6 +207,14 @@ def test_no_query_reads_all_of_a_tenant(sqlite_file, query):
     assert "TEMP B-TREE" not in str(plan)
 
 
+def test_a_number_that_no_database_holds_is_told(store):
+    for version in (2**31, 2**63, 10**30):
+        try:
+            assert store.strategies.get("shop", version) is None
+        except DataError as told:
+            assert "refuses a value" in str(told)  # noqa: PT017  either answer is good
+
+
 def test_closing_waits_for_who_is_inside_and_lets_nobody_in(store_url):
     """A connection in use would stay open after its pool, until it is collected."""
     store = open_store(store_url)

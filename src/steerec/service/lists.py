@@ -33,6 +33,7 @@ from steerec.service.schemas import (
 )
 from steerec.store.impressions import Answer as Kept
 from steerec.store.impressions import Impression
+from steerec.store.values import check_optional_id
 
 log = logging.getLogger(__name__)
 
@@ -156,17 +157,22 @@ async def _recommend(call: Call, wanted: RecommendIn) -> SlateOut | Response:
 
 
 def query_of(call: Call, wanted: RecommendIn) -> Query:
-    """What the engine is asked for."""
-    scenario = call.tenant.live.config.scenario(wanted.scenario)
+    """What the engine is asked for.
+
+    Raises:
+        DataError: if a list for this user or scenario could not be logged.
+    """
+    placement = check_optional_id(wanted.scenario or None, "scenario")
+    scenario = call.tenant.live.config.scenario(placement)
     context = wanted.context or Context()
     return Query(
-        user_id=wanted.user_id,
+        user_id=check_optional_id(wanted.user_id, "user_id"),
         session=tuple(wanted.session),
         n=wanted.n or scenario.n,
         exclude=frozenset(wanted.exclude),
         now=context.time,
         repeats=wanted.repeats,
-        scenario=wanted.scenario,
+        scenario=placement,
         device=context.device,
         about=wanted.about,
         attributes=wanted.attributes,

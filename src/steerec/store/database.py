@@ -89,7 +89,7 @@ class Database:
             self._inside += 1
         try:
             yield
-        except (sa.exc.DataError, sa.exc.IntegrityError) as e:
+        except (sa.exc.DataError, sa.exc.IntegrityError, OverflowError) as e:
             raise DataError(f"{self} refuses a value ({_reason(e)})") from e
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as e:
             raise StorageError(f"{self} failed ({_reason(e)}): {_remedy(_reason(e))}") from e
