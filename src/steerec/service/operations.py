@@ -1,6 +1,4 @@
-"""Routes for who runs the service: health, metrics, keys."""
-
-from dataclasses import asdict
+"""Routes for who runs the service: health and metrics."""
 
 import msgspec
 from starlette.responses import Response
@@ -33,9 +31,3 @@ async def get_metrics(call: Call) -> Response:
     telemetry = call.tenant.telemetry
     telemetry.waiting.set(call.tenant.store.writer.waiting_rows)
     return Response(telemetry.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-async def get_keys(call: Call) -> Response:
-    """The keys of this tenant; their secrets are known to nobody."""
-    keys = [asdict(key) for key in call.tenant.store.keys.list(call.tenant.name)]
-    return Response(msgspec.json.encode({"keys": keys}), media_type="application/json")
