@@ -347,16 +347,16 @@ def test_an_interleaved_list_replays_and_its_propensities_are_those_of_the_teams
 def test_propensities_of_mixed_lists_are_their_frequencies():
     one, other = np.log([6.0, 3.0, 1.0]), np.log([1.0, 2.0, 7.0])
     firsts, seconds = Counter(), Counter()
-    for seed in range(20_000):
+    for seed in range(4_000):
         drawn, teams = draw_both((one, other), n=2, temperature=1.0, seed=seed)
         firsts[teams[0], int(drawn.places[0])] += 1
         if (teams[0], int(drawn.places[0])) == ("a", 2):
             seconds[int(drawn.places[1])] += 1
     of_a = np.array([firsts["a", item] for item in range(3)])
-    assert of_a.sum() == pytest.approx(10_000, abs=300)
-    np.testing.assert_allclose(of_a / of_a.sum(), [0.6, 0.3, 0.1], atol=0.02)
+    assert of_a.sum() == pytest.approx(2_000, abs=130)
+    np.testing.assert_allclose(of_a / of_a.sum(), [0.6, 0.3, 0.1], atol=0.04)
     # The second place is the other team's, drawn from what is left.
-    assert seconds[0] / seconds.total() == pytest.approx(1 / 3, abs=0.06)
+    assert seconds[0] / seconds.total() == pytest.approx(1 / 3, abs=0.13)
 
 
 def test_clicks_are_credited_to_the_arm_that_brought_the_item(store):
@@ -418,7 +418,7 @@ def test_a_shadow_that_people_would_like_better_is_estimated_above_what_was_show
     bold = Arm("bold", 1.0, weights={"content.bias": 3.0}, shadow=True)
     plan = Plan("dark", (bold,), metric="click")
     live = begun(store, plan)
-    users = [f"u{u}" for u in range(120)]
+    users = [str(user) for user in live.model.data.user_ids]  # with a history to speak of
 
     def of_content(user, served):
         return [c.item_id for c in served.slate.items if c.sources.get("content", 0.0) > 0.05]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from steerec.cli import options, show
+from steerec.cli.strategy import Why
 
 if TYPE_CHECKING:
     from steerec.engine.trials import Arm
@@ -128,7 +129,7 @@ def stop(
     name: Name,
     *,
     tenant: options.Tenant = "default",
-    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+    reason: Why = "",
     config: options.Config = None,
 ) -> None:
     """Stop an experiment: its users get what is in force; its results stay."""
