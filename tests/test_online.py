@@ -1,8 +1,13 @@
 """Online tuning over the log: clicks move the head weights, a restart loses and doubles nothing."""
 
+import json
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,13 +254,15 @@ def check_alike(one, other):
 
 def test_four_processes_and_one_come_to_the_same_theta(postgres_url):
     """One is killed without a word and another takes its place; nothing is counted twice."""
+    # So few rows a user and day that what was used up must be known to all.
+    tight = replace(CONFIG, tuning=replace(TUNING, guard=replace(TUNING.guard, user_day_rows=4.0)))
     stores = [open_store(postgres_url) for _ in range(6)]
-    followers = [live_over(one) for one in stores[:4]]
+    followers = [live_over(one, tight) for one in stores[:4]]
     now = ticks(stores[0], followers, 8, now=BEGAN, first=0)
     followers[1].online.keep(now)
     now = ticks(stores[0], followers, 4, now=now, first=100)
     del followers[1]  # which wrote the checkpoint, and not what it did since
-    followers.append(live_over(stores[4], now=now))
+    followers.append(live_over(stores[4], tight, now=now))
     now = ticks(stores[0], followers, 8, now=now, first=200)
     caught_up(followers, now + 4_000)
     for other in followers[1:]:
@@ -264,7 +271,7 @@ def test_four_processes_and_one_come_to_the_same_theta(postgres_url):
     assert followers[0].online.counts["learnt"] == 80
     assert weight(followers[0], "content") > 1e-4
     stores[0].checkpoints.delete("shop", "tuner")
-    alone = live_over(stores[5], now=now)  # reads the whole log by the same cuts, by itself
+    alone = live_over(stores[5], tight, now=now)  # reads the whole log by the same cuts, by itself
     check_alike(followers[0], alone)
     for one in stores:
         one.close()
@@ -331,3 +338,73 @@ def test_a_promotion_restarts_the_epochs_of_all_at_the_same_cut(store):
     caught_up([one, other], now + 4_000)
     check_alike(one, other)
     assert one.online._learning.strategy.version == 2
+
+
+class Follower:
+    """A process of its own that looks at the log when told to, until it is killed."""
+
+    CODE = (
+        "import json, sys\n"
+        "from steerec.store import open_store\n"
+        "from test_online import live_over\n"
+        "live = live_over(open_store(sys.argv[1]), now=float(sys.argv[2]))\n"
+        "for line in sys.stdin:\n"
+        "    live.tune(now=float(line))\n"
+        "    epoch = live.online.epoch\n"
+        "    told = [epoch.number, epoch.theta.tolist(), live.online.counts]\n"
+        "    print(json.dumps(told), flush=True)\n"
+    )
+
+    def __init__(self, url, now):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", self.CODE, url, str(now)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        )
+
+    def look(self, now):
+        self.process.stdin.write(f"{now}\n".encode())
+        self.process.stdin.flush()
+
+    def told(self):
+        return json.loads(self.process.stdout.readline())
+
+    def kill(self):
+        self.process.kill()
+        self.process.communicate(timeout=30.0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_processes_killed_in_the_middle_of_an_epoch_are_missed_by_nobody(postgres_url):
+    store = open_store(postgres_url)
+    asker, now = live_over(store), BEGAN  # shows lists, and looks at the log at the end only
+    processes = [Follower(postgres_url, now) for _ in range(4)]
+    try:
+        for at in range(9):
+            now = visits(store, asker, 6, now=now, first=6 * at, clicks=by_content)
+            for one in processes:
+                one.look(now + 1)
+            if at in (2, 5):  # whoever is about to make the epoch, or has just made it
+                processes.pop(0).kill()
+                processes.append(Follower(postgres_url, now))
+                processes[-1].look(now + 1)
+            for one in processes:
+                one.told()
+        for _ in range(2):  # the second time all have reached what the first time brought
+            for one in processes:
+                one.look(now + 4_000)
+            told = [one.told() for one in processes]
+        asker.tune(now=now + 4_000)
+        epoch = asker.online.epoch
+        for number, theta, counts in told:
+            assert number == epoch.number
+            assert np.abs(np.array(theta) - epoch.theta).max() <= 1e-9
+            assert counts == asker.online.counts
+        assert asker.online.counts["learnt"] == 54
+        assert epoch.number > 5
+    finally:
+        for one in processes:
+            one.kill()
+        store.close()

@@ -201,8 +201,8 @@ def _shown(trial: Trial, policy: Policy, query: Query) -> Policy:
         told = {"experiment": plan.name, "experiment_arm": INTERLEAVED}
         one, other = (_own(trial, arm, policy) for arm in (first, second))
         draw = replace(policy.draw, diversity=0.0)  # one team's gain would hang on the other's
-        arm = f"{plan.name}/{INTERLEAVED}"
-        return replace(one, draw=draw, other=other, arm=arm, told=told)
+        label = f"{plan.name}/{INTERLEAVED}"
+        return replace(one, draw=draw, other=other, arm=label, told=told)
     name = plan.split().arm(user_id)
     arm = next(arm for arm in plan.shown if arm.name == name)
     return replace(_own(trial, arm, policy), told={"experiment": plan.name, "experiment_arm": name})
