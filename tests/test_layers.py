@@ -28,7 +28,7 @@ HOMES = {
     "matplotlib": ("evaluation",),
     "alembic": ("store",),
     "optuna": ("engine",),
-    **dict.fromkeys(("redis", "aiokafka"), ("service",)),
+    **dict.fromkeys(("redis", "aiokafka", "opentelemetry"), ("service",)),
 }
 SLOW = {"torch", "sentence_transformers", "transformers"}  # only inside functions, but for
 NETWORKS = {  # modules of trained heads, which the tables load by name when they are asked for

@@ -157,6 +157,7 @@ class ServiceConfig:
     host: str = "127.0.0.1"  # address to listen on
     port: int = 8080  # 0: any free one
     metrics_port: int = 0  # metrics and docs on a port of their own, with health; 0: on the same
+    traces: str = ""  # collector of OpenTelemetry, as http://collector:4318; empty: no traces
     keys: bool = False
     tls_certificate: Path | None = None  # PEM file; with it, the service speaks HTTPS
     tls_key: Path | None = None  # PEM file of the certificate's key
@@ -176,6 +177,8 @@ class ServiceConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65_536 or not 0 <= self.metrics_port < 65_536:
             raise ConfigError(f"port={self.port}, metrics_port={self.metrics_port}: below 65536")
+        if self.traces and not self.traces.startswith(("http://", "https://")):
+            raise ConfigError(f"traces={self.traces!r}: expected http:// or https:// and a host")
         if self.most_body_bytes < 1_024 or self.calls_per_s < 0 or self.burst < 1:
             raise ConfigError(
                 f"most_body_bytes={self.most_body_bytes}, calls_per_s={self.calls_per_s}, burst="

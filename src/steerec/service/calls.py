@@ -2,7 +2,6 @@
 
 import logging
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -15,7 +14,7 @@ from starlette.responses import Response
 from steerec.service.gate import Caller, Gate
 from steerec.service.problems import Problem, problem_of, refused
 from steerec.service.schemas import Answer, Nothing
-from steerec.service.telemetry import REQUEST_ID, Telemetry
+from steerec.service.telemetry import Telemetry
 from steerec.service.tenants import Tenant, Tenants
 
 log = logging.getLogger(__name__)
@@ -100,30 +99,32 @@ class Counter:
         decode = None if route.body is None else decoder_of(route.body, route.many)
 
         async def serve(request: Request) -> Response:
-            request_id, began = secrets.token_hex(8), time.perf_counter()
-            REQUEST_ID.set(request_id)
-            try:
-                caller = self.gate.admit(request.headers.get("x-api-key"), route.scope)
-                call = Call(
-                    tenant=await self.tenants.of(caller.tenant),
-                    caller=caller,
-                    path=_path_of(request),
-                    query=_query_of(request, route.query),
-                    body=None if decode is None else await self._body(request, decode),
-                    request=request,
-                    request_id=request_id,
-                    now=self.clock(),
-                )
-                response = _answered(await route.handle(call), route.status)
-                if route.method != "GET" and route.scope not in ("read", "open"):
-                    self.written(caller.tenant)
-            except ClientDisconnect:
-                response = Response(status_code=499)
-            except Exception as error:  # whatever happens, the caller gets a problem and we a line
-                response = _problem(error).answer(request_id)
+            request_id, telemetry = secrets.token_hex(8), self.telemetry
+            with telemetry.call(route.method, route.path, request.headers, request_id) as told:
+                try:
+                    caller = self.gate.admit(request.headers.get("x-api-key"), route.scope)
+                    told.tenant = caller.tenant
+                    call = Call(
+                        tenant=await self.tenants.of(caller.tenant),
+                        caller=caller,
+                        path=_path_of(request),
+                        query=_query_of(request, route.query),
+                        body=None if decode is None else await self._body(request, decode),
+                        request=request,
+                        request_id=request_id,
+                        now=self.clock(),
+                    )
+                    response = _answered(await route.handle(call), route.status)
+                    if route.method != "GET" and route.scope not in ("read", "open"):
+                        self.written(caller.tenant)
+                except ClientDisconnect:
+                    response = Response(status_code=499)
+                except (
+                    Exception
+                ) as error:  # the caller gets a problem and we a line, whatever it is
+                    response = _problem(error).answer(request_id)
+                told.status = response.status_code
             response.headers["X-Request-ID"] = request_id
-            seconds = time.perf_counter() - began
-            self.telemetry.called(route.method, route.path, response.status_code, seconds)
             return response
 
         return serve

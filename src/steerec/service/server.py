@@ -27,6 +27,7 @@ from steerec.service.refits import Refits
 from steerec.service.streams import readers
 from steerec.service.telemetry import Telemetry
 from steerec.service.tenants import Tenants
+from steerec.service.tracing import traces_to
 from steerec.service.wakes import Wakes
 from steerec.store import Store, open_store
 
@@ -57,6 +58,7 @@ class Service:
         """Write what waits and close the store."""
         self.refits.close()
         self.store.close()
+        self.counter.telemetry.close()
 
 
 def build(
@@ -76,11 +78,12 @@ def build(
         file: settings file that refits read; None: the default one, if it is there.
     Raises:
         ConfigError, StorageError, SnapshotError, EncoderError: whatever cannot be opened.
+        MissingExtraError: if a package that the settings ask for is not installed.
     """
     store = open_store(settings.deployment.database_url or DEFAULT_STORE)
     refits = Refits(settings, store, clock, snapshot=snapshot, fixed=model, file=file)
     owned = refits.load(OWNER)
-    telemetry = Telemetry()
+    telemetry = Telemetry(traces_to(settings.service.traces))
     tenants = Tenants(
         store,
         lambda name: owned if name == OWNER else refits.load(name),

@@ -1,14 +1,19 @@
-"""What the service tells of itself: Prometheus metrics and one JSON line for each log entry."""
+"""What the service tells of itself: metrics, traces, and one JSON line for each log entry."""
 
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from steerec.service.tracing import Traces
 
 if TYPE_CHECKING:
     from steerec.service.tenants import Tenant
@@ -18,10 +23,20 @@ REQUEST_ID = ContextVar("REQUEST_ID", default="")  # of the call that is being a
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
-class Telemetry:
-    """The metrics of one process."""
+@dataclass
+class Told:
+    """What is known of a call when it has been answered."""
 
-    def __init__(self) -> None:
+    request_id: str
+    tenant: str = ""
+    status: int = 500
+
+
+class Telemetry:
+    """The metrics of one process, and its traces if they are wanted."""
+
+    def __init__(self, traces: Traces | None = None) -> None:
+        self.traces = traces
         self.registry = CollectorRegistry()
         self._calls: dict[tuple[str, str, int], Histogram] = {}
         self._by_stage: dict[str, Histogram] = {}
@@ -52,22 +67,42 @@ class Telemetry:
             "steerec_store_waiting_rows", "Rows that wait to be written", registry=self.registry
         )
 
-    def called(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count a call."""
-        key = (method, route, status)
+    @contextmanager
+    def call(
+        self, method: str, route: str, headers: Mapping[str, str], request_id: str
+    ) -> Iterator[Told]:
+        """Count a call and trace it; its logs have the request id."""
+        REQUEST_ID.set(request_id)
+        told, began, traces = Told(request_id), time.perf_counter(), self.traces
+        with nullcontext() if traces is None else traces.call(method, route, headers) as span:
+            yield told
+            if traces is not None and span is not None:
+                facts = {"tenant": told.tenant, "request_id": request_id}
+                traces.answered(span, facts, told.status)
+        self._observe((method, route, told.status), time.perf_counter() - began)
+
+    def _observe(self, key: tuple[str, str, int], seconds: float) -> None:
         if (kept := self._calls.get(key)) is None:  # looking one up by labels costs more than all
+            method, route, status = key
             kept = self._calls[key] = self._seconds.labels(method, route, str(status))
         kept.observe(seconds)
 
     def stage(self, name: str, seconds: float) -> None:
-        """Count one stage of a call."""
+        """Count one stage of a call, which ends now."""
         if (kept := self._by_stage.get(name)) is None:
             kept = self._by_stage[name] = self._stages.labels(name)
         kept.observe(seconds)
+        if self.traces is not None:
+            self.traces.stage(name, seconds)
 
     def watch(self, tenants: Iterable["Tenant"]) -> None:
         """Tell of these tenants whenever metrics are read."""
         self.registry.register(_Engines(tenants))
+
+    def close(self) -> None:
+        """Send what waits."""
+        if self.traces is not None:
+            self.traces.close()
 
     def page(self) -> bytes:
         """All metrics in Prometheus' text format."""
