@@ -27,7 +27,7 @@ from test_layers import ROWS
 
 ROOT = Path(__file__).parent.parent
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")])
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
 MAKEFILE, CI = ROOT / "Makefile", ROOT / ".ci" / "run"
 # Our own text: whatever is checked in by hand.
