@@ -80,9 +80,18 @@ class PostgresAway:
         self._control("-m", "immediate", "stop")
 
     def start(self):
-        self.server.ensure_postgres_running()
-        with psycopg.connect(self.server.get_uri()) as connection:
-            connection.execute("SELECT 1")
+        """Start it; on a busy machine that takes longer than the ten seconds it is given."""
+        until = time.monotonic() + 120
+        while True:
+            try:
+                self.server.ensure_postgres_running()
+                with psycopg.connect(self.server.get_uri()) as connection:
+                    connection.execute("SELECT 1")
+                return
+            except (subprocess.SubprocessError, psycopg.OperationalError):
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.5)
 
 
 def wait_until(true, *, most_s=60.0):

@@ -71,3 +71,13 @@ def test_recommend_writes_all_lists_as_parquet(tmp_path, monkeypatch):
     assert len(table) == 3 * model().data.n_users
     for wrong in (["--all"], ["--all", "--out", "y", "--user", "u"], ["--user", "u", "--out", "y"]):
         assert verb("recommend", "--snapshot", "snapshot", *wrong).exit_code == 2
+
+
+def test_a_key_is_shown_on_one_line_and_labels_as_they_are(database):
+    made = verb("key", "create", "--label", "[bold]till[/bold]")
+    text, told = made.output.splitlines()
+    store = open_store(database)
+    assert store.keys.check(text) is not None
+    store.close()
+    assert told.startswith("Key ")
+    assert verb("key", "list").output.strip().endswith("read, events [bold]till[/bold]")

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from service_worlds import opened, problem
+from steerec.encoders.hashing import HashingEncoder
+from steerec.errors import EncoderError
 
 DAY = 86_400.0
 
@@ -369,3 +371,38 @@ def test_events_alone_make_a_bare_service_useful_too(bare):
         bare.event(f"u{user}", "hit")
         bare.event(f"u{user}", f"other-{user}")
     assert bare.ids("newcomer", n=1) == ["hit"]
+
+
+class Away:
+    """An encoder that is away at first."""
+
+    name, dim = "hashing-8-v1", 8
+
+    def __init__(self):
+        self.away, self.inner = True, HashingEncoder(dim=8)
+
+    def encode(self, texts):
+        if self.away:
+            raise EncoderError("the encoder is away: try again")
+        return self.inner.encode(texts)
+
+
+def test_items_join_without_their_texts_while_the_encoder_is_away_and_health_tells(bare):
+    bare.tenant().live.encoder = encoder = Away()
+    bare.post("/api/items", {"entries": [{"id": "tea", "attributes": {"title": "Green tea"}}]})
+    bare.settle()
+    bare.event("ann", "pot")
+    assert bare.ids("bob", n=2) == ["pot", "tea"]
+    ready = bare.get("/api/health/ready").json()
+    assert ready["status"] == "degraded"
+    assert ready["degraded"] == ["encoder: the encoder is away: try again"]
+    told = bare.post("/api/recommend", {"about": "something green"})
+    assert "the encoder is away" in problem(told, 503)
+    encoder.away = False
+    bare.post("/api/items", {"id": "cup", "attributes": {"title": "Green cup"}})
+    bare.settle()
+    assert bare.get("/api/health/ready").json()["degraded"] == []
+    data = bare.tenant().live.model.data
+    vectors = dict(zip(data.item_ids, data.vectors.any(axis=1).tolist(), strict=True))
+    assert vectors == {"tea": False, "pot": False, "cup": True}
+    assert bare.post("/api/recommend", {"about": "something green"}).status_code == 200

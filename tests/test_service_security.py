@@ -7,6 +7,7 @@ import subprocess
 import time
 from dataclasses import replace
 from urllib.error import HTTPError, URLError
+from urllib.parse import quote
 
 import pytest
 
@@ -255,6 +256,8 @@ def test_a_service_speaks_tls_and_logs_calls_by_their_id_and_no_secret(tmp_path)
     told = server.log.read_text("utf-8")
     rows = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
     assert {"time", "level", "logger", "message"} <= rows[0].keys()
+    assert "Traceback" not in told
+    assert f"{server.base.replace('http', 'https')}, http://127.0.0.1:" in told  # where docs are
     assert any(row["message"].startswith("redis=away") for row in rows)
     for secret in (key.split("_")[2], wrong.split("_")[2], "open-sesame"):
         assert secret not in told
@@ -420,7 +423,25 @@ def test_a_hostile_filter_is_refused_or_matches_as_written_and_never_runs(quiet,
     assert quiet.get("/api/popular", params={"filter": hostile}).status_code in (200, 422)
 
 
+def test_ids_with_slashes_and_percent_signs_are_reached_by_their_escaped_form(shop):
+    for name in ("shoes/red", "50%2F50", "a/../b", "/"):
+        assert shop.post("/api/items", {"id": name, "attributes": {"title": name}}).json()
+        shop.settle()
+        path = f"/api/items/{quote(name, safe='')}"
+        assert shop.get(path).json()["id"] == name
+        assert shop.call("PATCH", path, json={"stock": 3}).json()["stock"] == 3
+        shop.event(f"user {name}", name)
+        mine = shop.get(f"/api/users/{quote(f'user {name}', safe='')}/data").json()["records"]
+        assert [record["event"]["item_id"] for record in mine] == [name]
+        assert shop.get(f"{path}/similar").status_code == 200
+        assert shop.get(f"/gorse/api/item/{quote(name, safe='')}/").json()["ItemId"] == name
+        assert shop.call("DELETE", path).json() == {"count": 1}
+    problem(shop.get("/api%2Fitems/tea"), 404)
+
+
 def test_paths_that_do_not_exist_are_problems(quiet):
-    problem(quiet.get("/api/nothing"), 404)
+    answer = quiet.get("/api/nothing")
+    problem(answer, 404)
+    assert answer.json()["instance"] == answer.headers["x-request-id"] != ""
     problem(quiet.call("DELETE", "/api/events"), 405)
     problem(quiet.get("/api/../etc/passwd"), 404)

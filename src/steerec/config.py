@@ -157,6 +157,7 @@ class ServiceConfig:
     host: str = "127.0.0.1"  # address to listen on
     port: int = 8080  # 0: any free one
     metrics_port: int = 0  # metrics and docs on a port of their own, with health; 0: on the same
+    metrics_host: str = ""  # address of metrics_port, which asks for no keys; empty: as host
     traces: str = ""  # collector of OpenTelemetry, as http://collector:4318; empty: no traces
     keys: bool = False
     tls_certificate: Path | None = None  # PEM file; with it, the service speaks HTTPS
@@ -201,6 +202,18 @@ class ServiceConfig:
                 f"host={self.host!r} without keys would let everybody in: set keys = true and make "
                 "one with `steerec key create`, or listen on 127.0.0.1"
             )
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        """Where it answers, and where its docs are."""
+        where = f"{'https' if self.tls_key else 'http'}://{_host(self.host)}:{self.port}"
+        if self.metrics_port == 0:
+            return where, f"{where}/docs"
+        return where, f"http://{_host(self.metrics_host or self.host)}:{self.metrics_port}/docs"
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,8 +64,8 @@ def serve(
     model = _sample_model(settings) if sample else None
     began = time.perf_counter()
     service = build(settings, snapshot=snapshot, model=model, file=config)
-    where = f"http://{settings.service.host}:{settings.service.port}"
-    show.out().print(f"Ready in {time.perf_counter() - began:.1f} s: {where}/docs")
+    where, docs = settings.service.addresses
+    show.out().print(f"Ready in {time.perf_counter() - began:.1f} s: {where}, {docs}")
     if model is not None:
         _print_requests(where, str(model.data.user_ids[0]), str(model.data.item_ids[0]))
     log_as_json()
@@ -110,7 +110,8 @@ def create(
         text, made = store.keys.issue(tenant, scope, now=time.time(), label=label)
     finally:
         store.close()
-    show.out().print(f"{text}\nKey {made.key_id} of {tenant}: may {', '.join(made.scopes)}.")
+    told = f"Key {made.key_id} of {tenant}: may {', '.join(made.scopes)}."
+    show.out().print(f"{text}\n{told}", soft_wrap=True, markup=False)  # a key is one line
 
 
 @key.command("list")
@@ -123,7 +124,8 @@ def list_keys(*, tenant: options.Tenant = "default", config: options.Config = No
     try:
         for made in store.keys.list(tenant):
             state = "revoked" if made.revoked else "good"
-            show.out().print(f"{made.key_id} {state}: {', '.join(made.scopes)} {made.label}")
+            told = f"{made.key_id} {state}: {', '.join(made.scopes)} {made.label}"
+            show.out().print(told, soft_wrap=True, markup=False)
     finally:
         store.close()
 

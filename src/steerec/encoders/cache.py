@@ -70,6 +70,14 @@ class CachedEncoder:
         out[rows] = distinct[[slot[key] for key in keys_of_rows]]
         return out
 
+    def warm(self) -> None:
+        """Have the model loaded before the first text that needs it comes.
+
+        Raises:
+            EncoderError: if it cannot be loaded, or its service does not answer.
+        """
+        self._encoder.encode(["warm"])
+
     def _key(self, text: str) -> bytes:
         return hashlib.sha256(f"{self.name}\0{text}".encode()).digest()
 

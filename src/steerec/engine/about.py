@@ -60,6 +60,16 @@ def about_of(query: Query, encoder: Encoder | None, notes: Mapping[str, str]) ->
     return About(texts, weight, vectors, dict(query.attributes))
 
 
+def read_ahead(text: str, encoder: Encoder | None) -> None:
+    """Encode a sentence's parts, so that a cached encoder has them when its list is made.
+
+    Raises:
+        EncoderError: if the encoder is away.
+    """
+    if encoder is not None and (parts := parts_of(text)):
+        encoder.encode(tuple(words for words, _ in parts))
+
+
 def check_encoder(encoder: Encoder, notes: Mapping[str, str]) -> None:
     """Raises DataError if the notes of the data name another encoder."""
     fitted = notes.get(ENCODER_NOTE)

@@ -16,6 +16,7 @@ from steerec.data.dataset import Dataset
 from steerec.engine.about import ENCODER_NOTE
 from steerec.engine.model import Model
 from steerec.engine.texts import texts_of
+from steerec.errors import EncoderError
 from steerec.heads.contract import Head
 from steerec.store.catalogue import Entry
 
@@ -58,6 +59,32 @@ def changed(model: Model, items: Sequence[ItemChange], encoder: Encoder | None =
         fused = fused.with_items(more)
     phi = replace(model.phi, projection=np.pad(model.phi.projection, ((0, len(new)), (0, 0))))
     return replace(model, data=data, heads=grown, fused=fused, phi=phi)
+
+
+def changed_anyway(
+    model: Model, items: Sequence[ItemChange], encoder: Encoder | None
+) -> tuple[Model, str]:
+    """As `changed`, also while texts cannot be read: then new items have zeros until the next fit.
+
+    Returns:
+        The model, and why texts could not be read; empty: they could.
+    """
+    try:
+        return changed(model, items, encoder), ""
+    except EncoderError as e:
+        log.error("items=%d without_vectors=1 until the next fit, error=%s", len(items), e)
+        return changed(model, items, None if encoder is None else _Unread(encoder)), str(e)
+
+
+class _Unread:
+    """Stands for an encoder that is away: every text is as empty."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.name, self.dim = encoder.name, encoder.dim
+
+    def encode(self, texts: Sequence[str]) -> Floats:
+        """See Encoder."""
+        return np.zeros((len(texts), self.dim), np.float32)
 
 
 def columns_of(entry: Entry) -> dict[str, object]:

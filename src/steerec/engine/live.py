@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from steerec.contracts import Encoder, Event, Query, Strategy
 from steerec.engine.availability import Availability
 from steerec.engine.bootstrap import model_of_nothing, model_without_events
-from steerec.engine.growth import ItemChange, caught_up, changed, columns_of
+from steerec.engine.growth import ItemChange, caught_up, changed_anyway, columns_of
 from steerec.engine.model import Model
 from steerec.engine.online import Online, TuningConfig
 from steerec.engine.phi import PhiConfig
@@ -116,6 +116,7 @@ class Live:
     Attributes:
         applied: what was taken in since the start, by kind.
         trials: experiments under way, the oldest first; put in place whole.
+        unread: why texts of the newest items could not be read; empty: they could.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Live:
     ) -> None:
         self.tenant, self.store, self.config, self.encoder = tenant, store, config, encoder
         self.applied: Counter[str] = Counter()
+        self.unread = ""
         self.online: Online | None = None  # as soon as a strategy is followed
         self.trials: tuple[Trial, ...] = ()
         self._newest = now
@@ -425,7 +427,9 @@ class Live:
         index = self.model.data.item_index
         there = [e for e in entries if not e.deleted or e.id in index]
         changes = [ItemChange(e.id, columns_of(e)) for e in there if not e.deleted]
-        model = changed(self.model, changes, self.encoder) if changes else self.model
+        model = self.model
+        if changes:
+            model, self.unread = changed_anyway(model, changes, self.encoder)
         founded = model.data.n_events == 0 and model.data.n_items > GROWTH * self._state.n_founded
         with self._lock:
             model = caught_up(model, self.model)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -11,12 +12,13 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from steerec.service import catalogue, events, experiments, lists, operations, people, strategy
-from steerec.service.calls import Counter, Route
+from steerec.service.calls import ESCAPED, Counter, Route
 from steerec.service.gorse import routes as gorse
 from steerec.service.openapi import document
-from steerec.service.problems import refused
+from steerec.service.problems import Problem
 from steerec.service.schemas import (
     Counted,
     EntriesIn,
@@ -233,6 +235,20 @@ def _add(app: FastAPI, counter: Counter, routes: Sequence[Route]) -> None:
     described = document(ROUTES)
     app.openapi = lambda: described  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _no_route)
+    app.add_middleware(_WholeIds)
+
+
+class _WholeIds:
+    """Lets an id hold a slash: the escaped one of `/items/a%2Fb` does not part the path."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw: bytes = scope.get("raw_path") or b""
+        if b"%2f" in raw or b"%2F" in raw:
+            scope = {**scope, "path": raw.decode("latin-1"), ESCAPED: True}
+        await self._app(scope, receive, send)
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
@@ -243,10 +259,12 @@ async def _no_route(request: Request, error: Exception) -> Response:
         HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not for {request.url.path}: see /docs",
     }
     headers: dict[str, Any] = dict(getattr(error, "headers", None) or {})
-    problem = refused(status, told.get(status, str(error)))
-    return Response(
-        problem.answer("").body, int(status), headers=headers, media_type="application/problem+json"
-    )
+    request_id = secrets.token_hex(8)
+    log.info("request=%s method=%s status=%d no_route=1", request_id, request.method, status)
+    problem = Problem(status, told.get(status, str(error)), headers)
+    response = problem.answer(request_id)
+    response.headers["X-Request-ID"] = request_id
+    return response
 
 
 async def ended(tasks: Iterable[asyncio.Task[Any]]) -> None:

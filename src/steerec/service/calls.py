@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T", bound=msgspec.Struct)
 
 _ENCODER = msgspec.json.Encoder()
+ESCAPED = "steerec.escaped"  # in a scope: its path is as it was sent
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,8 @@ def _too_long(most_bytes: int) -> Problem:
 
 def _path_of(request: Request) -> dict[str, str]:
     path = {name: str(value) for name, value in request.path_params.items()}
+    if ESCAPED in request.scope:
+        path = {name: unquote(value) for name, value in path.items()}
     for name, value in path.items():
         if not 0 < len(value) <= 256 or "\x00" in value:
             raise refused(

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from steerec.contracts import Choice, Query, Slate
 from steerec.engine import browsing, past
+from steerec.engine.about import read_ahead
 from steerec.engine.serving import Served
 from steerec.errors import SteerecError
 from steerec.service.calls import Call
@@ -136,6 +137,8 @@ async def _recommend(call: Call, wanted: RecommendIn) -> SlateOut | Response:
         kept = _kept(call, key, wanted)
         if kept is not None:
             return kept
+    if wanted.about:  # which takes a while: nobody else waits for it
+        await asyncio.to_thread(read_ahead, wanted.about, call.tenant.live.encoder)
     began = time.perf_counter()
     served = call.tenant.live.recommend(
         query_of(call, wanted), request_id=call.request_id, now=call.now

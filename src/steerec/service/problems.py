@@ -11,6 +11,7 @@ from starlette.responses import Response
 from steerec.errors import (
     ConfigError,
     DataError,
+    EncoderError,
     QueueFullError,
     SteerecError,
     StorageError,
@@ -26,6 +27,7 @@ _STATUS: Mapping[type[SteerecError], HTTPStatus] = {
     UnknownItemError: HTTPStatus.NOT_FOUND,
     QueueFullError: HTTPStatus.TOO_MANY_REQUESTS,
     StorageError: HTTPStatus.SERVICE_UNAVAILABLE,
+    EncoderError: HTTPStatus.SERVICE_UNAVAILABLE,
     DataError: HTTPStatus.UNPROCESSABLE_ENTITY,
     ConfigError: HTTPStatus.UNPROCESSABLE_ENTITY,
 }
@@ -71,7 +73,7 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, QueueFullError):
         wait_s = max(1, round(error.retry_after_s))
         return Problem(HTTPStatus.TOO_MANY_REQUESTS, str(error), {"Retry-After": str(wait_s)})
-    if isinstance(error, StorageError):
+    if isinstance(error, StorageError | EncoderError):
         headers = {"Retry-After": str(AWAY_RETRY_S)}
         return Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers)
     for kind, status in _STATUS.items():

@@ -9,6 +9,7 @@ Id = Annotated[str, Meta(min_length=1, max_length=256, description="an id of the
 Text = Annotated[str, Meta(max_length=2_000)]
 Name = Annotated[str, Meta(min_length=1, max_length=64, description="without a slash")]
 Count = Annotated[int, Meta(ge=1, le=1_000)]
+Version = Annotated[int, Meta(ge=1, le=2**53)]
 Time = Annotated[float, Meta(ge=0, le=1e11, description="Unix seconds, UTC")]
 Json = dict[str, Any]
 
@@ -273,7 +274,7 @@ class HistoryOut(Answer):
 class RollbackIn(Body):
     """The version to go back to."""
 
-    version: Annotated[int, Meta(ge=1)]
+    version: Version
     reason: Annotated[str, Meta(max_length=500)] = ""
 
 
@@ -295,7 +296,7 @@ class ArmIn(Body):
 
     name: Name
     share: Annotated[float, Meta(gt=0, le=1)]
-    version: Annotated[int, Meta(ge=1)] | None = None
+    version: Version | None = None
     weights: Annotated[
         dict[str, Annotated[float, Meta(ge=-1e6, le=1e6)]],
         Meta(description="HEAD.FEATURE → weight, over the version"),
@@ -345,7 +346,6 @@ class HealthOut(Answer):
 
     status: str
     version: str
-    tenants: int = 0
     degraded: list[str] = []
 
 

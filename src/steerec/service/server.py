@@ -17,9 +17,10 @@ from fastapi import FastAPI
 
 from steerec.config import Settings
 from steerec.contracts import Encoder
+from steerec.encoders.cache import CachedEncoder
 from steerec.engine.model import Model
 from steerec.engine.texts import encoder_of, opened_encoder
-from steerec.errors import ConfigError
+from steerec.errors import ConfigError, EncoderError, StorageError
 from steerec.service.app import Beside, create_app, create_operators_app, keeping_up
 from steerec.service.calls import Counter
 from steerec.service.gate import OWNER, Gate
@@ -84,13 +85,14 @@ def build(
     refits = Refits(settings, store, clock, snapshot=snapshot, fixed=model, file=file)
     owned = refits.load(OWNER)
     telemetry = Telemetry(traces_to(settings.service.traces))
+    encoder = _encoder(settings, owned)
     tenants = Tenants(
         store,
         lambda name: owned if name == OWNER else refits.load(name),
         settings.live_config(),
         clock=clock,
         telemetry=telemetry,
-        encoder=_encoder(settings, owned),
+        encoder=encoder,
     )
     service = settings.service
     gate = Gate(store.keys if service.keys else None, service.calls_per_s, service.burst)
@@ -105,6 +107,7 @@ def build(
         *readers(settings, tenants, wakes.tell, clock),
         refits.schedule,
         partial(refits.watch, tenants),
+        partial(_warm, encoder),
         *_for_operators(settings, counter),
     )
     return Service(settings, store, tenants, counter, beside, refits)
@@ -157,13 +160,18 @@ def _for_operators(settings: Settings, counter: Counter) -> tuple[Beside, ...]:
     if told.metrics_port == 0:
         return ()
     several = told.workers > 1  # any of them answers, as on the other port
+    host = told.metrics_host or told.host
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listening = socket.create_server((told.host, told.metrics_port), reuse_port=several)
+        listening = socket.create_server(
+            (host, told.metrics_port), family=family, reuse_port=several
+        )
     except OSError as e:
         raise ConfigError(
-            f"metrics_port={told.metrics_port} at {told.host} cannot be had ({e}): choose another"
+            f"metrics_port={told.metrics_port} at {host} cannot be had ({e}): choose another"
         ) from e
-    config = uvicorn.Config(create_operators_app(counter), log_config=None, access_log=False)
+    operators_app = create_operators_app(counter)
+    config = uvicorn.Config(operators_app, log_config=None, access_log=False, lifespan="off")
 
     async def operators() -> None:
         await _Beside(config).serve([listening])
@@ -177,20 +185,34 @@ def _encoder(settings: Settings, model: Model | None) -> Encoder | None:
     return encoder_of(model.data, settings.encoder, settings.cache_dir)
 
 
+async def _warm(encoder: Encoder | None) -> None:
+    """Load the encoder's model once, beside the calls: the first new item finds it ready."""
+    if isinstance(encoder, CachedEncoder):
+        try:
+            await asyncio.to_thread(encoder.warm)
+        except EncoderError as e:
+            log.error("encoder=away error=%s", e)
+    await asyncio.Event().wait()
+
+
 def _trimming(settings: Settings, tenants: Tenants, clock: Callable[[], float]) -> Beside:
     """Delete what is over the limits of number and age, a little at a time."""
     limits = settings.service.retention
 
+    async def trim_all() -> None:
+        for tenant in tenants:
+            more = True
+            while more:
+                told = await asyncio.to_thread(tenant.store.trim, tenant.name, limits, now=clock())
+                more = told.more
+                await asyncio.sleep(0.05)
+
     async def trim() -> None:
         while True:
-            for tenant in tenants:
-                more = True
-                while more:
-                    told = await asyncio.to_thread(
-                        tenant.store.trim, tenant.name, limits, now=clock()
-                    )
-                    more = told.more
-                    await asyncio.sleep(0.05)
+            try:
+                await trim_all()
+            except StorageError as e:
+                log.warning("trim=waits error=%s", e)
             await asyncio.sleep(TRIM_EVERY_S)
 
     return trim

@@ -81,7 +81,8 @@ class Tenant:
 
     def degraded(self) -> list[str]:
         """What is away, while lists are still made from memory."""
-        return [f"{what}: {why}" for what, why in sorted(self._away.items())]
+        away = self._away | ({"encoder": self.live.unread} if self.live.unread else {})
+        return [f"{what}: {why}" for what, why in sorted(away.items())]
 
 
 class Tenants:
