@@ -44,6 +44,18 @@ SCENARIOS: dict[str, Scenario] = {
     "P2-ml-100k-live": Scenario("ml-100k", "successive", "live", peers=False),
     "P2-ml-1m-frozen": Scenario("ml-1m", "successive", "frozen"),
     "P2-ml-1m-live": Scenario("ml-1m", "successive", "live", peers=False),
+    "P2-ml-100k-frozen-networks": Scenario(
+        "ml-100k", "successive", "frozen", peers=False, heads="quick,sequence"
+    ),
+    "P2-ml-100k-live-networks": Scenario(
+        "ml-100k", "successive", "live", peers=False, heads="quick,sequence"
+    ),
+    "P2-ml-1m-frozen-networks": Scenario(
+        "ml-1m", "successive", "frozen", peers=False, heads="quick,sequence"
+    ),
+    "P2-ml-1m-live-networks": Scenario(
+        "ml-1m", "successive", "live", peers=False, heads="quick,sequence"
+    ),
     "P2b-online-retail-all": Scenario("online-retail", "basket", "all"),
     "P2b-online-retail-new": Scenario("online-retail", "basket", "new"),
     "P3-amazon-beauty": Scenario("amazon-beauty", "cold", "time-blind", peers=False),
