@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "steerec"
 # docs/architecture.md has the same table; each row imports only rows above it and its own folder.
 ROWS = (
     ("contracts", "errors", "version"),
-    ("client",),
+    ("client", "kernels"),
     ("data", "store"),
     ("encoders", "heads", "tuning", "instructions", "evaluation", "simulation"),
     ("engine",),
@@ -26,6 +26,7 @@ HOMES = {
     **dict.fromkeys(("typer", "click", "argparse"), ("cli",)),
     **dict.fromkeys(("torch", "sentence_transformers", "transformers"), ("encoders", "heads")),
     "matplotlib": ("evaluation",),
+    "numba": ("kernels",),
     "alembic": ("store",),
     "optuna": ("engine",),
     **dict.fromkeys(("redis", "aiokafka", "opentelemetry"), ("service",)),

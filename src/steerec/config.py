@@ -166,6 +166,7 @@ class ServiceConfig:
     calls_per_s: float = 0.0  # calls a second that one key may make on average; 0: any number
     burst: int = 100  # calls at once after a pause, where calls_per_s is set
     create_items: bool = True  # events of items that were never written make them
+    compiled: bool = True  # answer by compiled loops, once they are loaded; false: by NumPy alone
     refit_hour: float = 3.0  # hour of the day, UTC, of the nightly refit; below 0: never
     refit_events: int = 200  # events after which a service that began with nothing fits first
     refit_threads: int = 1  # threads a refit computes on, at low priority
@@ -248,6 +249,7 @@ class Settings:
             scenarios=named,
             default=default,
             create_items=self.service.create_items,
+            compiled=self.service.compiled,
             pool=self.pool,
             phi=phi,
             tuning=self.tuning,

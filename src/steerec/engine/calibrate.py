@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+import steerec.kernels as kernels
 from steerec.contracts import Floats
 from steerec.errors import ConfigError
 
@@ -102,6 +103,18 @@ class Curves:
         found[np.isnan(scores)] = 0.0
         return found
 
+    def exactly(self, scores: Floats) -> Floats:
+        """What `__call__` gives, by compiled loops."""
+        scale, x, z, starts = self._in_a_row
+        found = np.empty(scores.shape, np.float32)
+        kernels.ranking.interpolate(np.arcsinh(scores * scale), x, z, starts, Z_LIMIT, found)
+        return found
+
+    @cached_property
+    def tables(self) -> Floats:
+        """(n_heads, 65536, 2): the bounds of each curve."""
+        return np.stack([curve.bounds for curve in self.curves])
+
     def bounds(self, scores: Floats, weights: NDArray[np.float64]) -> tuple[Floats, Floats]:
         """(n,) and (n,): least and greatest Σ w z of each item, from tables; a little too wide."""
         code = (scores.view(np.uint32) >> np.uint32(16)).astype(np.intp)
@@ -114,18 +127,29 @@ class Curves:
 
     @cached_property
     def _laid_out(self) -> tuple[Floats, NDArray[np.float64], NDArray[np.float64]]:
-        """(n_heads, 1) factors, and the knots of all curves on one axis, ends drawn out."""
+        """(n_heads, 1) factors, and the knots of all curves on one axis."""
+        scale, x, z, starts = self._in_a_row
+        return scale, x + APART * np.repeat(np.arange(len(self.curves)), np.diff(starts)), z
+
+    @cached_property
+    def _in_a_row(
+        self,
+    ) -> tuple[Floats, NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """(n_heads, 1) factors, the knots of one curve after the other, ends drawn out, and where.
+
+        The last are (n_heads + 1,), the place of each curve's first knot and the end.
+        """
         reach = APART / 5
-        parts = []
-        for row, curve in enumerate(self.curves):
+        x, z = [], []
+        for curve in self.curves:
             rise = 0.0
             if len(curve.x) > 1:
                 rise = (curve.z[-1] - curve.z[-2]) / (curve.x[-1] - curve.x[-2])
-            x = np.concatenate([[curve.x[0] - reach], curve.x, [curve.x[-1] + reach]])
-            z = np.concatenate([curve.z[:1], curve.z, [curve.z[-1] + rise * reach]])
-            parts.append((x + APART * row, z))
+            x.append(np.concatenate([[curve.x[0] - reach], curve.x, [curve.x[-1] + reach]]))
+            z.append(np.concatenate([curve.z[:1], curve.z, [curve.z[-1] + rise * reach]]))
         scale = np.array([[1 / curve.scale] for curve in self.curves], np.float32)
-        return scale, np.concatenate([x for x, _ in parts]), np.concatenate([z for _, z in parts])
+        starts = np.cumsum([0, *map(len, x)], dtype=np.int64)
+        return scale, np.concatenate(x), np.concatenate(z), starts
 
 
 @dataclass(frozen=True)

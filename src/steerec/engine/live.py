@@ -70,11 +70,13 @@ class LiveConfig:
     Attributes:
         scenarios: placement → its settings; others, and requests without, are as `default`.
         create_items: whether an event of an item that was never written makes it.
+        compiled: whether compiled loops answer once they are loaded.
     """
 
     scenarios: Mapping[str, ScenarioConfig] = field(default_factory=dict)
     default: ScenarioConfig = field(default_factory=ScenarioConfig)
     create_items: bool = True
+    compiled: bool = False
     pool: PoolConfig = field(default_factory=PoolConfig)
     phi: PhiConfig = field(default_factory=PhiConfig)
     tuning: TuningConfig = field(default_factory=TuningConfig)
@@ -387,7 +389,13 @@ class Live:
 
     def _over(self, model: Model, availability: Availability) -> Recommender:
         pool, allowed = self.config.pool, availability.allowed
-        return Recommender(model, pool=pool, encoder=self.encoder, available=allowed)
+        return Recommender(
+            model,
+            pool=pool,
+            encoder=self.encoder,
+            available=allowed,
+            compiled=self.config.compiled,
+        )
 
     def _learn(self, logged: LoggedEvent, now: float) -> None:
         known = self._dated(logged, now)

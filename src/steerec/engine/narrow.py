@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+import steerec.kernels as kernels
 from steerec.contracts import Floats, Indices
 from steerec.engine.calibrate import Curves
 
@@ -36,6 +37,21 @@ def contenders(
     if each:
         chosen |= _tops(np.where(allowed, scores, np.nan), each)
     return np.flatnonzero(chosen & allowed).astype(np.int32)
+
+
+def contenders_compiled(
+    scores: Floats,
+    curves: Curves,
+    weights: NDArray[np.float64],
+    allowed: NDArray[np.bool_],
+    *,
+    sure: NDArray[np.bool_],
+    n: int,
+    each: int,
+) -> Indices:
+    """`contenders` by compiled loops."""
+    w = weights.astype(np.float32)
+    return kernels.ranking.contenders(scores, curves.tables, w, allowed, sure, n, each, TIE)
 
 
 def _tops(scores: Floats, n: int) -> NDArray[np.bool_]:

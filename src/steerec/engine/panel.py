@@ -8,8 +8,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+import steerec.kernels as kernels
 from steerec.contracts import Floats, History, Indices
 from steerec.engine.model import Model
+from steerec.heads.contract import HistoryHead, Room
+from steerec.kernels import loaded
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +26,20 @@ class Panel:
 
     Attributes:
         failures: head name → how often it was left out since the start.
+        compiled: whether compiled loops answer, once they are loaded, for one request at a time.
+        slow: heads that failed there and are asked the plain way since.
     """
 
     model: Model
     failures: Counter[str] = field(default_factory=Counter)
+    compiled: bool = False
+    slow: set[str] = field(default_factory=set)
+    room: Room = field(default_factory=Room)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether compiled loops answer now."""
+        return self.compiled and loaded()
 
     def start(self, history: History, names: Iterable[str] | None = None) -> States:
         """Each head's state of a user with this history.
@@ -52,24 +65,59 @@ class Panel:
         for name, state in states.items():
             self._attempt(name, self.model.heads[name].observe, state, event)
 
-    def score(self, states: States, items: Indices | None, now: float) -> dict[str, Floats]:
-        """Raw scores (n,) by head; a head that fails or answers nonsense is absent.
+    def answers(
+        self, states: States, items: Indices | None, now: float
+    ) -> tuple[tuple[str, ...], Floats]:
+        """The heads that answered, and their raw scores (n_heads, n); others are left out.
 
         Args:
             items: (n,) rising; None: the whole catalogue.
         """
-        times = np.array([now])
         n = self.model.data.n_items if items is None else len(items)
-        answers = {}
-        for name, state in states.items():
-            scores = self._attempt(name, self._row, name, state, items, times)
-            if scores is None:
+        raw, names = np.empty((len(self.model.heads), n), np.float32), list[str]()
+        compiled = self.is_compiled
+        for name in self.model.heads:
+            if name not in states:
                 continue
-            if scores.shape != (n,) or np.isinf(scores).any():
-                self._leave_out(name, f"shape {scores.shape} of ({n},) or infinite scores")
-                continue
-            answers[name] = scores
-        return answers
+            out = raw[len(names)]
+            if compiled and self._quick(name, states[name], items, now, out):
+                names.append(name)
+            elif (row := self._checked(name, states[name], items, now)) is not None:
+                out[:] = row
+                names.append(name)
+        return tuple(names), raw[: len(names)]
+
+    def score(self, states: States, items: Indices | None, now: float) -> dict[str, Floats]:
+        """`answers` by head."""
+        names, raw = self.answers(states, items, now)
+        return dict(zip(names, raw, strict=True))
+
+    def _quick(self, name: str, state: Any, items: Indices | None, now: float, out: Floats) -> bool:
+        """Let a head answer by compiled loops; whether it could, and made sense."""
+        head = self.model.heads[name]
+        answer = getattr(head, "answer", None)
+        if answer is None or name in self.slow:
+            return False
+        if (n_known := head.n_items) != self.model.data.n_items:  # it came later: see `_row`
+            n_known = n_known if items is None else int(np.searchsorted(items, n_known))
+            out[n_known:] = np.nan
+            items, out = None if items is None else items[:n_known], out[:n_known]
+        try:
+            done = bool(answer(state, items, now, self.room, out))
+            return done and kernels.asking.finite(out)
+        except Exception as e:  # as in `_attempt`; here the head is asked again, the plain way
+            self.slow.add(name)
+            log.warning("head=%s compiled=0 reason=%s: %s", name, type(e).__name__, e)
+            return False
+
+    def _checked(self, name: str, state: Any, items: Indices | None, now: float) -> Floats | None:
+        """One head's scores (n,); None if it fails or answers nonsense."""
+        n = self.model.data.n_items if items is None else len(items)
+        scores = self._attempt(name, self._row, name, state, items, np.array([now]))
+        if scores is not None and (scores.shape != (n,) or np.isinf(scores).any()):
+            self._leave_out(name, f"shape {scores.shape} of ({n},) or infinite scores")
+            return None
+        return scores
 
     def _row(self, name: str, state: Any, items: Indices | None, times: Any) -> Floats:
         """One head's scores; NaN for items that came to the catalogue after it was fitted."""
@@ -98,6 +146,22 @@ class Panel:
             return np.empty(0, np.float32)
         spoke = self._attempt(name, self.model.heads[name].because, state, item_idx)
         return np.empty(0, np.float32) if spoke is None else spoke
+
+    def because_each(self, name: str, state: Any, items: Indices) -> Floats:
+        """(n_items, n) `because` of several items, none named twice; n = 0 if it cannot tell."""
+        head = self.model.heads[name]
+        quick = getattr(head, "because_each", None)
+        known = len(items) == 0 or int(items.max()) < head.n_items
+        if quick is not None and known and self.is_compiled:
+            told = self._attempt(name, quick, state, items, self.room)
+            return np.empty((len(items), 0), np.float32) if told is None else told
+        if getattr(type(head), "because", None) is HistoryHead.because:
+            return np.empty((len(items), 0), np.float32)
+        each = [self.because(name, state, item_idx) for item_idx in items.tolist()]
+        told = np.zeros((len(items), max(map(len, each), default=0)), np.float32)
+        for row, one in zip(told, each, strict=True):
+            row[len(row) - len(one) :] = one
+        return told
 
     def _attempt(self, name: str, call: Callable[..., T], *given: Any) -> T | None:
         # The one broad catch: a head may be anybody's code, and whatever it raises must cost

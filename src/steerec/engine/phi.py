@@ -1,8 +1,10 @@
 """Context features φ: what about a request decides which heads to trust."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import cos, isnan, log, log1p, nan, pi, sin
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,8 @@ UNSEEN_ITEM = (
 GAPS_S = (10.0, 3_600.0, DAY_S, 30 * DAY_S)  # knots of the recency hats
 _LENGTH_KNOTS = np.log1p(np.array(LENGTHS, np.float64))
 _GAP_KNOTS = np.log(np.array(GAPS_S))
+_LENGTHS: list[float] = _LENGTH_KNOTS.tolist()
+_GAPS: list[float] = _GAP_KNOTS.tolist()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +109,30 @@ class Phi:
         ]
         return np.concatenate(columns, axis=1)
 
+    def one(
+        self, history: History, now: float, *, scenario: str | None, device: str | None
+    ) -> NDArray[np.float64]:
+        """(n_features,) of one request: a row of `__call__` by plain numbers, which is quicker."""
+        row = np.zeros(len(self.names))
+        row[0] = 1.0
+        _put_hats(row, 1, log1p(history.n_told), _LENGTHS)
+        gap_s = now - float(history.time[-1]) if len(history) else nan
+        at = 1 + len(LENGTHS)
+        if not isnan(gap_s):
+            _put_hats(row, at, log(max(gap_s, 1.0)), _GAPS)
+        at += len(GAPS_S)
+        if not isnan(now):
+            day = 2 * pi * (now % DAY_S) / DAY_S
+            row[at], row[at + 1] = sin(day), cos(day)
+        at += 2
+        dims = self.projection.shape[1]
+        row[at : at + dims] = self._tastes([history])[0]
+        at += dims
+        told = [*(scenario == s for s in self.config.scenarios)]
+        told += [device == d for d in self.config.devices]
+        row[at : at + len(told)] = told
+        return row
+
     def _tastes(self, histories: Sequence[History]) -> NDArray[np.float64]:
         """(n, taste_dims): mean place of the 20 newest items, shrunk for short histories."""
         tastes = np.zeros((len(histories), self.projection.shape[1]))
@@ -116,6 +144,15 @@ class Phi:
             if len(items):
                 tastes[row] = self.projection[items].sum(axis=0) / (len(items) + 3.0)
         return tastes
+
+
+def _put_hats(row: NDArray[np.float64], at: int, x: float, knots: Sequence[float]) -> None:
+    """One row of `_hats`, put in place from column `at` on."""
+    x = min(max(x, knots[0]), knots[-1])
+    right = min(max(bisect_left(knots, x), 1), len(knots) - 1)
+    share = (x - knots[right - 1]) / (knots[right] - knots[right - 1])
+    row[at + right - 1] = 1 - share
+    row[at + right] = share
 
 
 def _hats(x: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.float64]:

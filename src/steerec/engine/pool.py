@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+import steerec.kernels as kernels
 from steerec.contracts import Floats, History, Indices
 from steerec.data.dataset import Dataset
 from steerec.engine.fused import FusedConfig
@@ -153,6 +154,12 @@ class Pool:
         more = np.unique(tops[besides[tops]])
         order = np.argsort(-ranked[more], kind="stable")
         return np.concatenate([first, more[order].astype(np.int32)])
+
+    def chosen(self, blend: NDArray[np.float64], z: Floats, allowed: Allowed, n: int) -> Indices:
+        """The places of `shortlist`, rising, by compiled loops."""
+        return kernels.ranking.pool(
+            blend, z, allowed, max(self.config.top, n), self.config.top_head
+        )
 
     @cached_property
     def popular(self) -> Indices:

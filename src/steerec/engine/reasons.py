@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+import steerec.kernels as kernels
 from steerec.contracts import History, Indices
 from steerec.data.counted import counted
 from steerec.engine.panel import Panel
@@ -75,13 +76,8 @@ class Reasons:
             sorted((n for n in told if told[n] > 0), key=told.__getitem__, reverse=True)
             for told in sources
         ]
-        shares = self._shares(person, wanted, spoke)
-        weight = np.zeros(shares.shape[:2])
-        for row, (told, names) in enumerate(zip(sources, spoke, strict=True)):
-            for rank, name in enumerate(_asked(names)):
-                weight[row, rank] = told[name]
-        events = (weight[:, :, None] * shares).sum(axis=1)
-        newest = _newest_max(shares[:, 0])
+        shares, weight = self._shares(person, items, spoke, sources)
+        strongest, newest = self._strongest(shares, weight, history.item_idx)
         liked = set(history.item_idx[history.weight > 0].tolist())
         ids = self.panel.model.data.item_ids
         return [
@@ -96,30 +92,46 @@ class Reasons:
                 ),
                 tuple(str(ids[i]) for i in found),
             )
-            for item_idx, names, at, found in zip(
-                wanted, spoke, newest, _strongest(history.item_idx, events), strict=True
-            )
+            for item_idx, names, at, found in zip(wanted, spoke, newest, strongest, strict=True)
         ]
 
     def _shares(
-        self, person: Person, items: Sequence[int], spoke: Sequence[Sequence[str]]
-    ) -> NDArray[np.float64]:
-        """(n_items, ASKED, n_events): how much each event spoke for each item, by the heads asked.
+        self,
+        person: Person,
+        items: Indices,
+        spoke: Sequence[Sequence[str]],
+        sources: Sequence[Mapping[str, float]],
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """How much each event spoke for each item, by the heads asked, and what these count.
 
-        Of one head and one item they sum to 1, or all are 0.
+        Returns:
+            (n_items, ASKED, n_events), not yet of one size, and (n_items, ASKED) nats.
         """
         n_events = len(person.history)
-        shares = np.zeros((len(items), ASKED, n_events))
-        if n_events == 0:
-            return shares
-        for row, (item_idx, names) in enumerate(zip(items, spoke, strict=True)):
+        shares, weight = np.zeros((len(items), ASKED, n_events)), np.zeros((len(items), ASKED))
+        cells: dict[str, list[tuple[int, int]]] = {}
+        for row, names in enumerate(spoke):
             for rank, name in enumerate(_asked(names)):
-                told = self.panel.because(name, person.states[name], item_idx)
-                if n := min(len(told), n_events):  # a state may hold the newest events only
-                    shares[row, rank, -n:] = told[-n:]
-        np.fmax(shares, 0.0, out=shares)  # NaN: 0
+                weight[row, rank] = sources[row][name]
+                cells.setdefault(name, []).append((row, rank))
+        for name, places in cells.items() if n_events else ():
+            rows, ranks = np.array(places).T
+            told = self.panel.because_each(name, person.states[name], items[rows])
+            if n := min(told.shape[1], n_events):  # a state may hold the newest events only
+                shares[rows, ranks, n_events - n :] = told[:, told.shape[1] - n :]
+        return shares, weight
+
+    def _strongest(
+        self, shares: NDArray[np.float64], weight: NDArray[np.float64], history: Indices
+    ) -> tuple[list[list[int]], list[int]]:
+        """Of each item at most three items whose events spoke most, and the event that did."""
+        if self.panel.is_compiled:
+            best, event = kernels.telling.strongest(shares, weight, history, MOST_EVENTS)
+            return [[i for i in row if i >= 0] for row in best.tolist()], event.tolist()
+        shares = np.fmax(shares, 0.0)  # NaN: 0
         shares /= np.maximum(shares.sum(axis=2, keepdims=True), 1e-300)
-        return shares
+        events = (weight[:, :, None] * shares).sum(axis=1)
+        return _strongest(history, events), _newest_max(shares[:, 0])
 
     def _sentence(
         self,

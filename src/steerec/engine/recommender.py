@@ -22,12 +22,13 @@ from steerec.engine.about import about_of
 from steerec.engine.calibrate import Curves
 from steerec.engine.likeness import Likeness
 from steerec.engine.model import Model
-from steerec.engine.narrow import contenders
+from steerec.engine.narrow import contenders, contenders_compiled
 from steerec.engine.panel import Panel
 from steerec.engine.people import People, Person
 from steerec.engine.pool import Pool, PoolConfig
 from steerec.engine.reasons import Reasons
 from steerec.engine.rules import Catalogue
+from steerec.kernels import loaded
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Recommender:
         rng: makes the request ids, so that the same seed gives the same slates.
         encoder: the one of the items' texts, for what users say of themselves; None: by words.
         available: Unix seconds → (n_items,), which items may be shown then; None: all.
+        compiled: whether compiled loops answer once they are loaded, for one request at a time.
     """
 
     model: Model
@@ -78,6 +80,7 @@ class Recommender:
     pool: PoolConfig = field(default_factory=PoolConfig)
     encoder: Encoder | None = None
     available: Callable[[float], NDArray[np.bool_]] | None = None
+    compiled: bool = False
 
     def recommend(self, query: Query) -> Slate:
         """The best items for a user, a session or both; unknown users get what is popular.
@@ -194,7 +197,7 @@ class Recommender:
             anew: its heads are others: what they made of users so far is of no use to them.
         """
         new = replace(self, model=model)
-        panel = Panel(model, self._panel.failures)
+        panel = Panel(model, self._panel.failures, compiled=self.compiled)
         new.__dict__["_panel"] = panel
         new.__dict__["_people"] = self._people.moved_to(panel, anew=anew)
         return new
@@ -216,6 +219,12 @@ class Recommender:
         """Places in `scored.items` of the final pool, best of the blend first."""
         allowed = scored.allowed[scored.items]
         return self._pool.shortlist(scored.blend, scored.z, allowed, n)
+
+    def chosen(self, scored: Scored, n: int) -> Indices:
+        """The places of `shortlist`, rising."""
+        if not self._compiled:
+            return np.sort(self.shortlist(scored, n))
+        return self._pool.chosen(scored.blend, scored.z, scored.allowed[scored.items], n)
 
     def score(
         self,
@@ -240,15 +249,16 @@ class Recommender:
         items = self._pool.candidates(person.history, person.states, allowed, query.n, now)
         if items is not None and also is not None:
             items = np.union1d(items, also).astype(np.int32)
-        names, raw = self._answers(person, items, now)
+        names, raw = self._panel.answers(person.states, items, now)
         items = self._all_items if items is None else items
         phi = self._phi(query, person.history, now)
         weights = self._of(self._weights(phi, theta, turn), names)
         curves = self._curves(names, person.history.n_told)
         if narrow:
             kept = self._contenders(raw, curves, weights, allowed[items], items, n=query.n)
-            items, raw = items[kept], raw[:, kept]
-        z = curves(raw)
+            if not isinstance(kept, slice):
+                items, raw = items[kept], raw.take(kept, axis=1)
+        z = curves.exactly(raw) if self._compiled else curves(raw)
         extra = self._extra(z, names, items)
         return Scored(
             person=person,
@@ -278,18 +288,6 @@ class Recommender:
         allowed = self._catalogue.allowed(query, person.history, repeats=repeats)
         return allowed if self.available is None else allowed & self.available(now)
 
-    def _answers(
-        self, person: Person, items: Indices | None, now: float
-    ) -> tuple[tuple[str, ...], Floats]:
-        """The heads that answered, and their scores (n_heads, n)."""
-        answers = self._panel.score(person.states, items, now)
-        names = tuple(name for name in self.model.heads if name in answers)
-        n = self.model.data.n_items if items is None else len(items)
-        raw = np.empty((len(names), n), np.float32)
-        for row, name in enumerate(names):
-            raw[row] = answers[name]
-        return names, raw
-
     def _contenders(
         self,
         raw: Floats,
@@ -305,7 +303,8 @@ class Recommender:
         if len(items) <= WORTH_NARROWING * most:
             return slice(None)
         sure, each = self.model.unseen[items], self.pool.top_head
-        return contenders(raw, curves, weights, may, sure=sure, n=most, each=each)
+        find = contenders_compiled if self._compiled else contenders
+        return find(raw, curves, weights, may, sure=sure, n=most, each=each)
 
     def _who(self, query: Query, now: float) -> tuple[Person, tuple[str, ...]]:
         """The user with what the query tells of them and its session, and unknown ids of that."""
@@ -336,10 +335,7 @@ class Recommender:
 
     def _phi(self, query: Query, history: History, now: float) -> NDArray[np.float64]:
         """(n_features,) of this request."""
-        phi: NDArray[np.float64] = self.model.phi(
-            [history], np.array([now]), scenario=query.scenario, device=query.device
-        )[0]
-        return phi
+        return self.model.phi.one(history, now, scenario=query.scenario, device=query.device)
 
     def _of(self, numbers: NDArray[np.float64], names: tuple[str, ...]) -> NDArray[np.float64]:
         """The rows of these heads."""
@@ -383,6 +379,10 @@ class Recommender:
             )
         )
 
+    @property
+    def _compiled(self) -> bool:
+        return self.compiled and loaded()
+
     @cached_property
     def _all_items(self) -> Indices:
         return np.arange(self.model.data.n_items, dtype=np.int32)
@@ -393,7 +393,7 @@ class Recommender:
 
     @cached_property
     def _panel(self) -> Panel:
-        return Panel(self.model)
+        return Panel(self.model, compiled=self.compiled)
 
     @cached_property
     def _people(self) -> People:

@@ -182,9 +182,9 @@ def _drawn(
 
 def _pool(recommender: Recommender, scored: Scored, policy: Policy, n: int) -> NDArray[Any]:
     """Places in `scored.items`, rising; with those that the other strategy would take."""
-    pool = recommender.shortlist(scored, n)
     if policy.other is None:
-        return np.sort(pool)
+        return recommender.chosen(scored, n)
+    pool = recommender.shortlist(scored, n)
     w = _weights(scored, policy.other, recommender)[:-1].astype(np.float64)
     theirs = replace(scored, weights=w, blend=w @ scored.z + scored.extra)
     return np.union1d(pool, recommender.shortlist(theirs, n))

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+import steerec.kernels as kernels
 from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError
-from steerec.heads.contract import HistoryHead
+from steerec.heads.contract import HistoryHead, Room
 from steerec.heads.histories import (
     Rows,
     blank,
@@ -23,6 +24,7 @@ from steerec.heads.histories import (
     recency_rows,
     stretches,
 )
+from steerec.heads.linear import asked_with, blank_unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,8 @@ class Als(HistoryHead):
         self.n_items = len(self.factors)
         y = self.factors.astype(np.float64)
         self._gram = y.T @ y + self.config.l2 * np.eye(y.shape[1])
-        self._spread = np.linalg.solve(self._gram, y.T).T.astype(np.float32)  # Y G⁻¹
+        spread = np.linalg.solve(self._gram, y.T).T  # Y G⁻¹
+        self._spread = np.ascontiguousarray(spread, np.float32)
 
     @classmethod
     def fit(cls, data: Dataset, config: AlsConfig, rng: np.random.Generator) -> Self:
@@ -115,6 +118,19 @@ class Als(HistoryHead):
         scores = users @ (self.factors if items is None else self.factors[items]).T
         scores[:, ~known] = np.nan
         return blank(scores, query)
+
+    def answer(
+        self, state: History, items: Indices | None, now: float, room: Room, out: Floats
+    ) -> bool:
+        """See Quick."""
+        c = self.config
+        rows, sums = asked_with(state, decay=c.decay, last=c.last, known=self.known)
+        if len(rows) > self.factors.shape[1]:
+            return False
+        user = kernels.solving.fold_in(rows, sums, c.alpha, self.factors, self._spread)
+        np.dot(self.factors if items is None else self.factors[items], user, out=out)
+        blank_unknown(out, self.known, items, asked=len(rows) > 0)
+        return True
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head: each event's share of the score, exact (the score is their sum).

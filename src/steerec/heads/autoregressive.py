@@ -13,11 +13,22 @@ from scipy import linalg, sparse
 from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
-from steerec.heads.contract import HistoryHead
+from steerec.heads.contract import HistoryHead, Room
 from steerec.heads.ease import inverse, items_seen, spread
 from steerec.heads.histories import blank, decayed, recency_rows
 from steerec.heads.lags import Steps, Weighing, count_pairs, count_within
-from steerec.heads.linear import Weights, ask, column, load_weights, neighbours, save_weights
+from steerec.heads.linear import (
+    Weights,
+    add_products,
+    ask,
+    asked_with,
+    blank_unknown,
+    column,
+    load_weights,
+    neighbours,
+    save_weights,
+    spoken,
+)
 from steerec.heads.local import solve_columns
 
 log = logging.getLogger(__name__)
@@ -112,6 +123,19 @@ class Autoregressive(HistoryHead):
         scores[:, ~(self.known if items is None else self.known[items])] = np.nan
         return blank(scores, query)
 
+    def answer(
+        self, state: History, items: Indices | None, now: float, room: Room, out: Floats
+    ) -> bool:
+        """See Quick."""
+        out.fill(0.0)
+        for decay, weights in zip(self.scales, self.weights, strict=True):
+            last = self.config.last
+            rows, sums = asked_with(state, decay=decay, last=last, known=self.known)
+            if not add_products(rows, sums, weights, items, room, out):
+                return False
+        blank_unknown(out, self.known, items, asked=len(rows) > 0)
+        return True
+
     def near(self, state: History) -> Indices | None:
         """See HistoryHead: at whatever scale."""
         found = [neighbours(state, weights) for weights in self.weights]
@@ -121,6 +145,15 @@ class Autoregressive(HistoryHead):
         near = np.zeros(self.n_items, bool)
         near[np.concatenate(told)] = True
         return np.flatnonzero(near).astype(np.int32)
+
+    def because_each(self, state: History, items: Indices, room: Room) -> Floats:
+        """See Quick."""
+        last = self.config.last
+        parts = [
+            spoken(state, weights, items, room, decay=decay, last=last)
+            for decay, weights in zip(self.scales, self.weights, strict=True)
+        ]
+        return np.asarray(sum(parts), np.float32)
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head."""

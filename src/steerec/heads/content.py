@@ -8,14 +8,22 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+import steerec.kernels as kernels
 from steerec.contracts import About, Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
-from steerec.heads.contract import HistoryHead
+from steerec.heads.contract import HistoryHead, Room
 from steerec.heads.histories import Rows, blank, check_query, decayed, recency_rows
 from steerec.heads.lags import DENSE_ITEMS
 from steerec.heads.lexical import Lexical, LexicalConfig, item_texts
-from steerec.heads.linear import ask, column, neighbours
+from steerec.heads.linear import (
+    add_products,
+    ask,
+    asked_with,
+    blank_unknown,
+    column,
+    neighbours,
+)
 from steerec.heads.whitening import Whitening
 
 
@@ -103,6 +111,23 @@ class Content(HistoryHead):
         scores[:, ~(self._known if items is None else self._known[items])] = np.nan
         return scores
 
+    def answer(
+        self, state: History, items: Indices | None, now: float, room: Room, out: Floats
+    ) -> bool:
+        """See Quick."""
+        if state.about is not None and state.about.texts:
+            return False
+        c = self.config
+        rows, sums = asked_with(state, decay=c.decay, last=c.last, known=self._known)
+        sums = sums / max(float(np.abs(sums).sum()), 1e-12)
+        wanted = self.vectors if items is None else self.vectors[items]
+        np.dot(wanted, sums @ self.vectors[rows], out=out)
+        if self.lexical is not None:
+            sums = sums * np.float32(c.lexical_weight)
+            add_products(rows, sums, self.lexical.alike, items, room, out)
+        blank_unknown(out, self._known, items, asked=len(rows) > 0)
+        return True
+
     def near(self, state: History) -> Indices | None:
         """See HistoryHead: in a large catalogue, what shares words with the newest events."""
         if (
@@ -112,6 +137,24 @@ class Content(HistoryHead):
         ):
             return None
         return neighbours(state, self.lexical.alike)
+
+    def because_each(self, state: History, items: Indices, room: Room) -> Floats:
+        """See Quick."""
+        c = self.config
+        asked, faded = decayed(state, decay=c.decay, last=c.last)
+        inside = (asked >= 0) & (asked < self.n_items)
+        inside[inside] = self._known[asked[inside]]
+        asked, faded = np.where(inside, asked, 0), np.where(inside, faded, np.float32(0))
+        faded = faded / max(float(np.abs(np.bincount(asked, faded)).sum()), 1e-12)
+        said = (self.vectors[items] @ self.vectors[asked].T) * faded
+        if self.lexical is not None:
+            alike = self.lexical.alike
+            columns = kernels.telling.columns
+            words = columns(
+                asked, alike.indptr, alike.indices, alike.data, items, room.zeros(self.n_items)
+            )
+            said += np.float32(c.lexical_weight) * words * faded
+        return np.asarray(said, np.float32)
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head: each event's share of the score, exact (the score is their sum)."""

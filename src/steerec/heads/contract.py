@@ -107,6 +107,36 @@ class Head(Protocol):
         ...
 
 
+class Room:
+    """Zeros to add in, for one request at a time, so that nothing large is made for each."""
+
+    def __init__(self) -> None:
+        self._zeros: dict[int, Floats] = {}
+
+    def zeros(self, n: int) -> Floats:
+        """(n,) float32, which whoever takes it leaves as zeros again."""
+        if n not in self._zeros:
+            self._zeros[n] = np.zeros(n, np.float32)
+        return self._zeros[n]
+
+
+class Quick(Protocol):
+    """A head that answers one user with compiled loops, as `score` would but for rounding."""
+
+    def answer(
+        self, state: Any, items: Indices | None, now: float, room: Room, out: Floats
+    ) -> bool:
+        """Write (n,) scores to `out`; False: it cannot in this case, ask `score`."""
+        ...
+
+    def because_each(self, state: Any, items: Indices, room: Room) -> Floats:
+        """(n_items, n) `because` of several items, none named twice, of the newest events.
+
+        A head may have `answer` alone.
+        """
+        ...
+
+
 class HistoryHead:
     """Defaults for heads whose state is the user's newest events."""
 

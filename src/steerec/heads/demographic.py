@@ -13,9 +13,9 @@ from scipy import optimize, sparse, special
 from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
-from steerec.heads.contract import HistoryHead
+from steerec.heads.contract import HistoryHead, Room
 from steerec.heads.histories import Rows, blank
-from steerec.heads.linear import ask
+from steerec.heads.linear import add_products, ask
 from steerec.heads.segments import Segments
 
 ROUNDS = 3  # of fitting each column beside the others; they change little after two
@@ -58,6 +58,10 @@ class Demographic(HistoryHead):
     popularity: Floats
     members: sparse.csr_matrix
 
+    def __post_init__(self) -> None:
+        """Rows one after the other, as they are asked for."""
+        self.lift = np.ascontiguousarray(self.lift)
+
     @property
     def n_items(self) -> int:
         """Items in the catalogue."""
@@ -93,6 +97,19 @@ class Demographic(HistoryHead):
         rows = self._rows(states)
         popularity = self.popularity if items is None else self.popularity[items]
         return blank(ask(rows, self.lift, items) + popularity, rows)
+
+    def answer(
+        self, state: History, items: Indices | None, now: float, room: Room, out: Floats
+    ) -> bool:
+        """See Quick."""
+        rows = np.array(self.segments.of_user(state, self.members), np.int32)
+        out.fill(0.0)
+        if not add_products(rows, np.ones(len(rows), np.float32), self.lift, items, room, out):
+            return False
+        out += self.popularity
+        if len(rows) == 0:
+            out.fill(np.nan)
+        return True
 
     def save(self, folder: Path) -> None:
         """See Head."""

@@ -13,11 +13,22 @@ from scipy import linalg, sparse
 from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset, liked
 from steerec.errors import ConfigError, DataError
-from steerec.heads.contract import HistoryHead
+from steerec.heads.contract import HistoryHead, Room
 from steerec.heads.downdate import Held
 from steerec.heads.histories import blank, decayed, recency_rows
 from steerec.heads.lags import DENSE_ITEMS, keep_strongest
-from steerec.heads.linear import Weights, ask, column, load_weights, neighbours, save_weights
+from steerec.heads.linear import (
+    Weights,
+    add_products,
+    ask,
+    asked_with,
+    blank_unknown,
+    column,
+    load_weights,
+    neighbours,
+    save_weights,
+    spoken,
+)
 from steerec.heads.local import count_entries, solve_columns
 
 log = logging.getLogger(__name__)
@@ -105,9 +116,25 @@ class Ease(HistoryHead):
         scores[:, ~(self.known if items is None else self.known[items])] = np.nan
         return blank(scores, query)
 
+    def answer(
+        self, state: History, items: Indices | None, now: float, room: Room, out: Floats
+    ) -> bool:
+        """See Quick."""
+        c = self.config
+        rows, sums = asked_with(state, decay=c.decay, last=c.last, known=self.known)
+        out.fill(0.0)
+        done = add_products(rows, sums, self.weights, items, room, out)
+        blank_unknown(out, self.known, items, asked=len(rows) > 0)
+        return done
+
     def near(self, state: History) -> Indices | None:
         """See HistoryHead."""
         return neighbours(state, self.weights)
+
+    def because_each(self, state: History, items: Indices, room: Room) -> Floats:
+        """See Quick."""
+        c = self.config
+        return spoken(state, self.weights, items, room, decay=c.decay, last=c.last)
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head."""

@@ -13,7 +13,7 @@ from scipy import sparse
 from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError
-from steerec.heads.contract import HistoryHead
+from steerec.heads.contract import HistoryHead, Room
 from steerec.heads.histories import (
     blank,
     check_query,
@@ -24,7 +24,15 @@ from steerec.heads.histories import (
     stretches,
     strongest,
 )
-from steerec.heads.linear import ask, column, neighbours
+from steerec.heads.linear import (
+    add_products,
+    ask,
+    asked_with,
+    blank_unknown,
+    column,
+    neighbours,
+    spoken,
+)
 
 BLOCK_ENTRIES = 16_000_000  # most co-occurrence counts held at once; bounds memory in the fit
 
@@ -107,9 +115,25 @@ class ItemKnn(HistoryHead):
         scores[:, ~(self.known if items is None else self.known[items])] = np.nan
         return blank(scores, query)
 
+    def answer(
+        self, state: History, items: Indices | None, now: float, room: Room, out: Floats
+    ) -> bool:
+        """See Quick."""
+        c = self.config
+        rows, sums = asked_with(state, decay=c.decay, last=c.last, known=self.known)
+        out.fill(0.0)
+        add_products(rows, sums, self.similarity, items, room, out)
+        blank_unknown(out, self.known, items, asked=len(rows) > 0)
+        return True
+
     def near(self, state: History) -> Indices | None:
         """See HistoryHead."""
         return neighbours(state, self.similarity)
+
+    def because_each(self, state: History, items: Indices, room: Room) -> Floats:
+        """See Quick."""
+        c = self.config
+        return spoken(state, self.similarity, items, room, decay=c.decay, last=c.last)
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head."""

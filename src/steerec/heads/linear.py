@@ -4,12 +4,16 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
+import steerec.kernels as kernels
 from steerec.contracts import Floats, History, Indices
-from steerec.heads.histories import Rows
+from steerec.heads.contract import Room
+from steerec.heads.histories import Rows, decayed
 
 Weights: TypeAlias = Any  # Floats or sparse.csr_matrix; SciPy ships no types
+ALL = np.empty(0, np.int32)  # of the kernels: not some items, but the whole catalogue
 
 
 NEWEST = 20  # events whose neighbours are looked at; older ones hardly weigh
@@ -53,6 +57,43 @@ def entries(weights: sparse.csr_matrix, rows: Indices) -> tuple[Indices, Floats,
     return weights.indices[place], weights.data[place], sizes
 
 
+def asked_with(
+    state: History, *, decay: float, last: int, known: NDArray[np.bool_]
+) -> tuple[Indices, Floats]:
+    """The entries of the state's row of `recency_rows`, newest item first; compiled."""
+    return kernels.asking.query(state.item_idx, state.weight, state.basket, decay, last, known)
+
+
+def add_products(
+    rows: Indices, sums: Floats, weights: Weights, items: Indices | None, room: Room, out: Floats
+) -> bool:
+    """Add `sums @ weights[rows]`, for the given items or all, to `out`; compiled.
+
+    False, and nothing is added: dense weights for some items only.
+    """
+    if not sparse.issparse(weights):
+        if items is None:
+            kernels.asking.add_dense(rows, sums, weights, out)
+        return items is None
+    w = weights
+    if items is None:
+        kernels.asking.add_sparse(rows, sums, w.indptr, w.indices, w.data, out)
+    else:
+        zeros = room.zeros(w.shape[1])
+        kernels.asking.add_sparse_to(rows, sums, w.indptr, w.indices, w.data, zeros, items, out)
+    return True
+
+
+def blank_unknown(
+    out: Floats, known: NDArray[np.bool_], items: Indices | None, *, asked: bool
+) -> None:
+    """NaN for items that are not known, and for all if nothing was asked with."""
+    if not asked:
+        out.fill(np.nan)
+    else:
+        kernels.asking.blank(out, known, ALL if items is None else items)
+
+
 def neighbours(state: History, weights: Weights) -> Indices | None:
     """Items that the newest events have a weight for, rising; None where weights are dense."""
     if not sparse.issparse(weights):
@@ -73,6 +114,27 @@ def column(weights: Weights, rows: Indices, item_idx: int) -> Floats:
     found = np.zeros(len(rows), np.float32)
     found[np.searchsorted(np.cumsum(sizes), at, side="right")] = values[at]
     return found
+
+
+def spoken(
+    state: History, weights: Weights, items: Indices, room: Room, *, decay: float, last: int
+) -> Floats:
+    """(n_items, n): what each of the newest events said of each item, none named twice; compiled.
+
+    Events of items that the weights do not know say nothing.
+    """
+    asked, faded = decayed(state, decay=decay, last=last)
+    if sparse.issparse(weights):
+        zeros = room.zeros(weights.shape[1])
+        said = kernels.telling.columns(
+            asked, weights.indptr, weights.indices, weights.data, items, zeros
+        )
+        return said * faded
+    inside = (asked >= 0) & (asked < len(weights))
+    if not inside.all():
+        asked, faded = np.where(inside, asked, 0), np.where(inside, faded, np.float32(0))
+    told: Floats = weights[asked[:, None], items].T * faded
+    return told
 
 
 def save_weights(weights: Weights, path: Path) -> None:

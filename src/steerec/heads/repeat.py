@@ -13,7 +13,7 @@ from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.data.distinct import distinct
 from steerec.errors import ConfigError, DataError
-from steerec.heads.contract import HistoryHead
+from steerec.heads.contract import HistoryHead, Room
 
 DAY_S = 86_400.0
 N_FEATURES = 16
@@ -86,6 +86,15 @@ class Repeat(HistoryHead):
             own = _own(states, now, self.returns)
             scores[own.row, own.items] = own.features @ self.weights
         return scores if items is None else scores[:, items]
+
+    def answer(
+        self, state: History, items: Indices | None, now: float, room: Room, out: Floats
+    ) -> bool:
+        """See Quick."""
+        if self.weights.any():
+            return False
+        out.fill(np.nan)
+        return True
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head: the earlier times the user took the same item."""

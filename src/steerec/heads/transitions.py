@@ -14,17 +14,21 @@ from scipy import sparse
 from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
-from steerec.heads.contract import HistoryHead
+from steerec.heads.contract import HistoryHead, Room
 from steerec.heads.histories import Rows, blank, decayed, recency_rows
 from steerec.heads.lags import Steps, Weighing, count_pairs, count_within
 from steerec.heads.linear import (
     NEWEST,
     Weights,
+    add_products,
     ask,
+    asked_with,
+    blank_unknown,
     column,
     load_weights,
     neighbours,
     save_weights,
+    spoken,
 )
 
 ROUNDING = 1e-5  # what is left of a count by rounding; the least a pair weighs is above it
@@ -135,6 +139,35 @@ class Transitions(HistoryHead):
         scores[:, ~(self.known if items is None else self.known[items])] = np.nan
         return blank(scores, query)
 
+    def answer(
+        self, state: History, items: Indices | None, now: float, room: Room, out: Floats
+    ) -> bool:
+        """See Quick."""
+        c = self.config
+        rows, sums = asked_with(state, decay=c.decay, last=c.last, known=self.known)
+        sums = (sums / (self.out[rows] + c.shrink)).astype(np.float32)
+        out.fill(0.0)
+        if not add_products(rows, sums, self.counts, items, room, out):
+            return False
+        if self._live:
+            self._add_live(rows, sums, items, out)
+        blank_unknown(out, self.known, items, asked=len(rows) > 0)
+        return True
+
+    def _add_live(self, rows: Indices, sums: Floats, items: Indices | None, out: Floats) -> None:
+        """Add `sums @` what was counted live of these rows."""
+        for row, weight in zip(rows.tolist(), sums.tolist(), strict=True):
+            if not (live := self._live.get(row)):
+                continue
+            later = np.fromiter(live, np.int32, len(live))
+            told = weight * np.fromiter(live.values(), np.float32, len(live))
+            if items is None:
+                out[later] += told
+                continue
+            at = np.minimum(np.searchsorted(items, later), len(items) - 1)
+            named = items[at] == later
+            out[at[named]] += told[named]
+
     def near(self, state: History) -> Indices | None:
         """See HistoryHead: what was counted live with the rest."""
         found = neighbours(state, self.counts)
@@ -143,6 +176,13 @@ class Transitions(HistoryHead):
         rows = (self._live.get(item, {}) for item in set(state.item_idx[-NEWEST:].tolist()))
         live = sorted({later for row in rows for later in row})
         return np.union1d(found, np.array(live, np.int32))
+
+    def because_each(self, state: History, items: Indices, room: Room) -> Floats:
+        """See Quick."""
+        c = self.config
+        said = spoken(state, self.counts, items, room, decay=c.decay, last=c.last)
+        asked, _ = decayed(state, decay=c.decay, last=c.last)
+        return np.asarray(said / (self.out[asked] + c.shrink), np.float32)
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head."""

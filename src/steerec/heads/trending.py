@@ -14,10 +14,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+import steerec.kernels as kernels
 from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
-from steerec.heads.contract import HistoryHead
+from steerec.heads.contract import HistoryHead, Room
 
 DAY_S = 86_400.0
 RESCALE = 40.0  # half-lives after which the growing counts are brought back to 1
@@ -155,6 +156,15 @@ class Trending(HistoryHead):
             both = np.concatenate([self.counts, self.firsts])
             scores[new] = _log_share(both, self.first_mix, items)
         return scores
+
+    def answer(
+        self, state: History, items: Indices | None, now: float, room: Room, out: Floats
+    ) -> bool:
+        """See Quick."""
+        if len(state) == 0 or items is not None:
+            return False
+        kernels.solving.log_share(self.counts, self.mix, out)
+        return True
 
     def grown(self, data: Dataset) -> Self:
         """See Head: new items begin without events, and are counted from now on."""

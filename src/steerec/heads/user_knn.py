@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+import steerec.kernels as kernels
 from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError
-from steerec.heads.contract import HistoryHead
+from steerec.heads.contract import HistoryHead, Room
 from steerec.heads.histories import (
     blank,
     check_query,
@@ -24,7 +25,7 @@ from steerec.heads.histories import (
     stretch_ages,
     stretches,
 )
-from steerec.heads.linear import entries
+from steerec.heads.linear import add_products, asked_with, blank_unknown, entries
 
 DAY_S = 86_400.0
 
@@ -120,6 +121,27 @@ class UserKnn(HistoryHead):
             scores[row] = np.bincount(columns, values * np.repeat(alike, sizes), self.n_items)
         scores[:, ~self._known] = np.nan
         return blank(scores if items is None else scores[:, items], query)
+
+    def answer(
+        self, state: History, items: Indices | None, now: float, room: Room, out: Floats
+    ) -> bool:
+        """See Quick."""
+        c, rows = self.config, self._by_item
+        asked, sums = asked_with(state, decay=c.decay, last=c.last, known=self._known)
+        near, alike = kernels.solving.nearest(
+            asked,
+            (sums * self._idf[asked]).astype(np.float32),
+            rows.indptr,
+            rows.indices,
+            rows.data,
+            self._own(state.user_idx),
+            room.zeros(len(self.owner)),
+            c.neighbours,
+        )
+        out.fill(0.0)
+        add_products(near, alike, self._answers, items, room, out)
+        blank_unknown(out, self._known, items, asked=len(asked) > 0)
+        return True
 
     def _near(self, items: Indices, weights: Floats, user_idx: int) -> tuple[Indices, Floats]:
         """The stretches most like a query, rising, and how much; none of the user's own."""

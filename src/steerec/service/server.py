@@ -21,6 +21,7 @@ from steerec.encoders.cache import CachedEncoder
 from steerec.engine.model import Model
 from steerec.engine.texts import encoder_of, opened_encoder
 from steerec.errors import ConfigError, EncoderError, StorageError
+from steerec.kernels import load_beside
 from steerec.service.app import Beside, create_app, create_operators_app, keeping_up
 from steerec.service.calls import Counter
 from steerec.service.gate import OWNER, Gate
@@ -119,6 +120,8 @@ def run(service: Service, *, listening: socket.socket | None = None) -> None:
     Args:
         listening: a socket that other processes answer on too; None: one of its own.
     """
+    if service.settings.service.compiled:
+        load_beside(service.settings.cache_dir / "kernels")
     service.tenants.open_now(OWNER)
     # uvicorn sends itself the signal again once it is done, which would end the process before
     # what waits is written.

@@ -1,0 +1,60 @@
+"""Loops of one request as machine code, by Numba: loaded by whoever serves, never on import.
+
+Each does what a plain function elsewhere does for many users with NumPy; tests compare the two.
+Where they are not loaded, the plain ones answer.
+"""
+
+import logging
+import threading
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # there as soon as they are loaded
+    from steerec.kernels import asking, choosing, ranking, solving, telling
+
+__all__ = ["asking", "choosing", "load", "load_beside", "loaded", "ranking", "solving", "telling"]
+
+log = logging.getLogger(__name__)
+
+MODULES = ("choosing", "asking", "solving", "ranking", "telling")
+_LOADED = threading.Event()
+
+
+def load(cache_dir: Path | None = None) -> None:
+    """Have all of them ready: a second, or some twenty where they were never compiled.
+
+    Args:
+        cache_dir: where what is compiled is kept; None: beside the sources.
+    """
+    began = time.perf_counter()
+    if cache_dir is not None:
+        _keep_in(cache_dir)
+    for name in MODULES:
+        import_module(f"steerec.kernels.{name}")
+    _LOADED.set()
+    log.info("kernels=%d seconds=%.1f", len(MODULES), time.perf_counter() - began)
+
+
+def _keep_in(folder: Path) -> None:
+    from numba import config
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        log.warning("kernels cached=0 folder=%s reason=%s", folder, e)
+        return
+    vars(config)["CACHE_DIR"] = str(folder)
+
+
+def load_beside(cache_dir: Path | None = None) -> threading.Thread:
+    """`load` in a thread of its own, so that nobody waits for it."""
+    thread = threading.Thread(target=load, args=(cache_dir,), name="steerec-kernels", daemon=True)
+    thread.start()
+    return thread
+
+
+def loaded() -> bool:
+    """Whether they are ready."""
+    return _LOADED.is_set()

@@ -1,0 +1,124 @@
+"""Why an item is shown: what each event of a history spoke for it, and the strongest of them."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerec.contracts import Floats, Indices
+from steerec.kernels.compiling import (
+    DOUBLE,
+    FLOAT,
+    INT,
+    LONG,
+    compiled,
+    given,
+    made,
+    none,
+    pair,
+)
+
+
+@compiled(made(FLOAT, 2)(given(INT), given(INT), given(INT), given(FLOAT), given(INT), made(FLOAT)))
+def columns(
+    rows: Indices, indptr: Indices, indices: Indices, data: Floats, items: Indices, room: Floats
+) -> Floats:
+    """(n_items, n_rows): the weight of each row for each of some items, the weights being CSR.
+
+    Args:
+        rows: (n_rows,) those outside of the matrix have no weight.
+        items: none twice.
+        room: (n_columns,) of zeros, which it is again afterwards.
+    """
+    found = np.zeros((len(items), len(rows)), np.float32)
+    for place in range(len(items)):
+        room[items[place]] = place + 1
+    for number in range(len(rows)):
+        row = rows[number]
+        if row < 0 or row + 1 >= len(indptr):
+            continue
+        for at in range(indptr[row], indptr[row + 1]):
+            place = int(room[indices[at]])
+            if place:
+                found[place - 1, number] = data[at]
+    for place in range(len(items)):
+        room[items[place]] = 0.0
+    return found
+
+
+@compiled(pair(made(INT), made(INT))(given(INT)))
+def distinct(items: Indices) -> tuple[Indices, Indices]:
+    """The different items, in the order of their first events, and the place of each event's."""
+    slots = 8
+    while slots < 2 * len(items):
+        slots *= 2
+    at_slot = np.full(slots, -1, np.int32)
+    different, place, n = np.empty(len(items), np.int32), np.empty(len(items), np.int32), 0
+    for event in range(len(items)):
+        slot = (items[event] * 40503) & (slots - 1)
+        while at_slot[slot] >= 0 and different[at_slot[slot]] != items[event]:
+            slot = (slot + 1) & (slots - 1)
+        if at_slot[slot] < 0:
+            at_slot[slot] = n
+            different[n] = items[event]
+            n += 1
+        place[event] = at_slot[slot]
+    return different[:n].copy(), place
+
+
+@compiled(none(DOUBLE, INT, made(DOUBLE), made(INT)))
+def _put(value: float, item: int, sizes: NDArray[np.float64], best: Indices) -> None:
+    """Put an item in its place among the best, if it is one; of equal ones the lower goes first."""
+    at = len(best)
+    while at > 0 and (
+        value > sizes[at - 1] or (value == sizes[at - 1] and value > 0 and item < best[at - 1])
+    ):
+        at -= 1
+        if at + 1 < len(best):
+            sizes[at + 1], best[at + 1] = sizes[at], best[at]
+    if at < len(best):
+        sizes[at], best[at] = value, item
+
+
+@compiled(none(given(DOUBLE), DOUBLE, given(INT), made(DOUBLE)))
+def _add_shares(
+    spoke: NDArray[np.float64], weight: float, place: Indices, total: NDArray[np.float64]
+) -> None:
+    """Add each event's share of what is above 0, times the weight, to its item's total."""
+    whole = 0.0
+    for at in range(len(spoke)):
+        whole += spoke[at] if spoke[at] > 0.0 else 0.0
+    for at in range(len(spoke) if whole > 0.0 else 0):
+        if spoke[at] > 0.0:
+            total[place[at]] += weight * (spoke[at] / whole)
+
+
+@compiled(pair(made(INT, 2), made(INT))(given(DOUBLE, 3), given(DOUBLE, 2), given(INT), LONG))
+def strongest(
+    shares: NDArray[np.float64], weight: NDArray[np.float64], history: Indices, most: int
+) -> tuple[Indices, Indices]:
+    """The items of the history that spoke most for each shown item, and its one event.
+
+    Args:
+        shares: (n_shown, n_asked, n_events) how much each event spoke, by each head asked; what is
+            not above 0 counts as nothing.
+        weight: (n_shown, n_asked) of the heads asked.
+        history: (n_events,) whose event each is.
+    Returns:
+        (n_shown, most) items, strongest first, ties by index, then -1; and (n_shown,) the place of
+        the event that spoke most by the first head, the newest of equal ones, -1: none.
+    """
+    n_shown, n_asked, n_events = shares.shape
+    best, event = np.full((n_shown, most), -1, np.int32), np.full(n_shown, -1, np.int32)
+    items, place = distinct(history)
+    total, size = np.empty(len(items)), np.empty(most)
+    for shown in range(n_shown):
+        total[:] = 0.0
+        for rank in range(n_asked):
+            _add_shares(shares[shown, rank], weight[shown, rank], place, total)
+        top = 0.0
+        for at in range(n_events):
+            if shares[shown, 0, at] > 0.0 and shares[shown, 0, at] >= top:
+                top, event[shown] = shares[shown, 0, at], at
+        size[:] = 0.0
+        for number in range(len(items)):
+            _put(np.rint(total[number] * 1e9), items[number], size, best[shown])
+    return best, event

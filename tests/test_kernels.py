@@ -1,0 +1,201 @@
+"""Compiled loops answer as the plain functions do, from any history and for any items."""
+
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from engine_worlds import model, own, world
+from steerec import kernels
+from steerec.contracts import Event, History, Query
+from steerec.engine.phi import Phi, PhiConfig
+from steerec.engine.pool import PoolConfig
+from steerec.engine.recommender import Recommender
+from steerec.engine.sampler import SamplerConfig
+from steerec.engine.serving import Policy, serve
+from steerec.heads import QUICK, load_head
+from steerec.heads.contract import Room
+from steerec.heads.histories import recency_rows
+from steerec.heads.linear import asked_with, spoken
+from test_engine_narrow import curves, scores
+
+NOW = world().now
+SMALL = PoolConfig(top=12, top_head=2)  # so that most of the 60 items are left out early
+COMPILED = [name for name in QUICK if hasattr(load_head(name), "answer")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _loaded():
+    kernels.load()
+    yield
+    kernels._LOADED.clear()  # tests of other files answer as they do alone
+
+
+@cache
+def histories():
+    """Of users of the shop, cut and changed: none, one, baskets, dislikes, strange items."""
+    rng, data = np.random.default_rng(0), world().data
+    made = [data.history(user).slice(0, cut) for user, cut in enumerate((0, 1, 2, 5, 12, 24))]
+    for number in range(6):
+        whole = data.history(10 + number)
+        n = len(whole)
+        weight = rng.choice([1.0, 2.0, -1.0], n).astype(np.float32)
+        basket = np.sort(rng.integers(-1, 6, n)).astype(np.int32)
+        items = np.where(rng.random(n) < 0.1, 5_000, whole.item_idx).astype(np.int32)
+        made.append(History(items, weight, whole.time, basket, whole.user_idx))
+    return made
+
+
+def compiled(pool=SMALL, **changes):
+    return Recommender(model(), pool=pool, compiled=True, **changes)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10_000), last=st.sampled_from([1, 5, 40]))
+def test_a_query_is_the_row_of_the_newest_events(seed, last):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(0, 60))
+    basket = rng.integers(-1, 4, n) if seed % 2 else np.sort(rng.integers(-1, 9, n))
+    items, weight = rng.integers(-1, 30, n), rng.choice([1.0, -1.0, 0.5], n)
+    state = History(
+        items.astype(np.int32), weight.astype(np.float32), np.zeros(n), basket.astype(np.int32)
+    )
+    known = rng.random(28) < 0.8
+    row = recency_rows([state], 28, decay=0.7, last=last, known=known)
+    wanted, found = np.zeros(28), np.zeros(28)
+    wanted[row.indices] = row.data
+    rows, sums = asked_with(state, decay=0.7, last=last, known=known)
+    assert len(set(rows.tolist())) == len(rows)
+    found[rows] = sums
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+@cache
+def head_of(name):
+    cls = load_head(name)
+    config = getattr(import_module(cls.__module__), f"{cls.__name__}Config")()
+    head = cls.fit(world().data, config, np.random.default_rng(0))
+    return replace(head, weights=np.zeros_like(head.weights)) if name == "repeat" else head
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_head_answers_as_it_scores(name):
+    head, room = head_of(name), Room()
+    some = np.array([0, 3, 4, 50, 59], np.int32)
+    n_done = 0
+    for history in histories():
+        state = head.start(history)
+        for items in (None, some):
+            out = np.full(head.n_items if items is None else len(items), 7.0, np.float32)
+            if not head.answer(state, items, NOW, room, out):
+                continue
+            n_done += 1
+            wanted = head.score([state], items, np.array([NOW]))[0]
+            np.testing.assert_allclose(out, wanted, rtol=2e-6, atol=1e-6, err_msg=str(items))
+    assert n_done
+    assert not any(zeros.any() for zeros in room._zeros.values())
+
+
+@pytest.mark.parametrize("name", [n for n in COMPILED if hasattr(load_head(n), "because_each")])
+def test_a_head_gives_the_same_reasons_for_many_items_as_for_each(name):
+    head = head_of(name)
+    items = np.array([2, 40, 7, 59], np.int32)
+    for history in histories()[1:6]:
+        state = head.start(history)
+        told = head.because_each(state, items, Room())
+        for row, item_idx in zip(told, items, strict=True):
+            each = head.because(state, int(item_idx))
+            np.testing.assert_allclose(row, each[len(each) - len(row) :], atol=1e-6)
+
+
+def test_sparse_weights_speak_as_dense_ones():
+    rng = np.random.default_rng(1)
+    dense = (rng.random((60, 60)) * (rng.random((60, 60)) < 0.2)).astype(np.float32)
+    items = np.array([5, 1, 50], np.int32)
+    for history in histories():
+        told = [
+            spoken(history, weights, items, Room(), decay=0.8, last=10)
+            for weights in (dense, sparse.csr_matrix(dense))
+        ]
+        np.testing.assert_allclose(*told, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=12)
+@given(seed=st.integers(0, 1_000))
+def test_curves_by_compiled_loops_say_the_same(seed):
+    rng = np.random.default_rng(seed)
+    together, raw = curves(4, rng), scores(4, 50, rng)
+    np.testing.assert_allclose(together.exactly(raw), together(raw), atol=1e-6)
+
+
+@pytest.mark.parametrize("user", ["u0001", "u0007", "u0042", "nobody"])
+@pytest.mark.parametrize("pool", [SMALL, PoolConfig()], ids=["narrowed", "whole"])
+def test_lists_are_the_same_but_for_rounding(user, pool):
+    query = Query(user, n=6, now=NOW, session=("i0003",) if user == "u0042" else ())
+    plain, quick = (
+        Recommender(model(), pool=pool, compiled=compiled) for compiled in (False, True)
+    )
+    one, other = plain.score(query, narrow=True), quick.score(query, narrow=True)
+    best = [
+        scored.items[scored.blend >= np.sort(scored.blend)[-12] - 1e-4] for scored in (one, other)
+    ]
+    assert set(best[0]) == set(best[1])
+    both = np.intersect1d(one.items, other.items)
+    shares = [s.blend[np.searchsorted(s.items, both)] for s in (one, other)]
+    np.testing.assert_allclose(*shares, atol=1e-5)
+    for made in zip(plain.recommend(query).items, quick.recommend(query).items, strict=True):
+        assert made[0].item_id == made[1].item_id
+        assert made[0].reason == made[1].reason
+        assert made[0].because == made[1].because
+
+
+def test_a_slate_of_compiled_loops_is_drawn_from_the_same_pool():
+    policy = Policy(draw=SamplerConfig(temperature=0.7))
+    query = Query("u0003", n=6, now=NOW)
+    shown = [
+        serve(made, query, policy, request_id="r1", now=NOW)
+        for made in (Recommender(model(), pool=SMALL), compiled())
+    ]
+    assert shown[0].impression.pool == shown[1].impression.pool
+    np.testing.assert_allclose(shown[0].impression.scores, shown[1].impression.scores, atol=0.02)
+    assert shown[0].slate.items[0].item_id == shown[1].slate.items[0].item_id
+
+
+def test_an_event_counts_on_the_next_list():
+    quick = Recommender(own(), pool=SMALL, compiled=True)
+    before = quick.score(Query("u0001", now=NOW)).z.copy()
+    quick.learn(Event("u0001", "i0010", timestamp=NOW - 5))
+    assert (quick.score(Query("u0001", now=NOW)).z != before).any()
+
+
+def test_phi_of_one_request_is_the_row_of_many():
+    phi = Phi(PhiConfig(scenarios=("home", "cart"), devices=("tv",)), model().phi.projection)
+    for history in histories():
+        for now in (NOW, float("nan")):
+            rows = phi([history], np.array([now]), scenario="cart", device="tv")
+            one = phi.one(history, now, scenario="cart", device="tv")
+            np.testing.assert_allclose(one, rows[0], atol=1e-12)
+
+
+def test_a_head_that_cannot_be_compiled_is_asked_the_plain_way(caplog):
+    class Odd:
+        def __init__(self, head):
+            self._head = head
+
+        def __getattr__(self, name):
+            return getattr(self._head, name)
+
+        def answer(self, *given):
+            raise TypeError("no such types")
+
+    heads = {**model().heads, "ease": Odd(model().heads["ease"])}
+    query = Query("u0001", n=6, now=NOW)
+    quick = Recommender(replace(model(), heads=heads), pool=SMALL, compiled=True)
+    assert quick.recommend(query).left_out == ()
+    assert "head=ease compiled=0" in caplog.text
+    assert quick.failures == {}
