@@ -11,7 +11,7 @@ from pathlib import Path
 
 from steerec.config import SECTIONS, Settings, head_config_class
 from steerec.data.dataset import DEFAULT_WEIGHTS
-from steerec.engine.live import ScenarioConfig
+from steerec.engine.live_config import ScenarioConfig
 from steerec.heads import HEADS
 
 FILE = Path(__file__).parent.parent / "steerec.example.toml"

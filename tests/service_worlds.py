@@ -11,7 +11,7 @@ import httpx
 from engine_worlds import model, world
 from steerec.config import Deployment, ServiceConfig, Settings
 from steerec.encoders import EncoderConfig
-from steerec.engine.live import ScenarioConfig
+from steerec.engine.live_config import ScenarioConfig
 from steerec.service.server import Service, build
 from steerec.service.tenants import Tenant
 

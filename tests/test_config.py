@@ -16,7 +16,7 @@ from steerec.config import (
     user_cache_dir,
 )
 from steerec.data.dataset import DEFAULT_WEIGHTS
-from steerec.engine.live import ScenarioConfig
+from steerec.engine.live_config import ScenarioConfig
 from steerec.engine.model import FitConfig
 from steerec.errors import ConfigError
 from steerec.heads import HEADS

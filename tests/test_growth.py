@@ -58,7 +58,8 @@ def test_columns_come_as_they_are_first_named_and_what_does_not_fit_is_null():
 
 
 def test_a_new_item_is_placed_by_its_text_where_there_is_an_encoder(tmp_path):
-    from steerec.engine.live import Live, LiveConfig
+    from steerec.engine.live import Live
+    from steerec.engine.live_config import LiveConfig
     from steerec.store import open_store
     from steerec.store.catalogue import Entry
 

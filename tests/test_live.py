@@ -9,7 +9,8 @@ from engine_worlds import HEADS, refitted, world
 from service_worlds import own_model
 from steerec.contracts import Event, Query
 from steerec.engine.growth import ItemChange, caught_up, changed
-from steerec.engine.live import Live, LiveConfig
+from steerec.engine.live import Live
+from steerec.engine.live_config import LiveConfig
 from steerec.store import open_store
 from steerec.store.catalogue import Entry
 from steerec.store.log import LoggedEvent

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from steerec.cli import app
 from steerec.contracts import Query
-from steerec.engine.live import LiveConfig, ScenarioConfig
+from steerec.engine.live_config import LiveConfig, ScenarioConfig
 from steerec.engine.logged import rewarded
 from steerec.engine.offline import AUTHOR, learnt_theta, slates_of, tune
 from steerec.engine.strategies import from_json

@@ -14,7 +14,8 @@ import pytest
 
 from engine_worlds import model, own
 from steerec.contracts import Event, Query
-from steerec.engine.live import Live, LiveConfig, ScenarioConfig
+from steerec.engine.live import Live
+from steerec.engine.live_config import LiveConfig, ScenarioConfig
 from steerec.engine.online import CONTROL, LIVE, Online, TuningConfig
 from steerec.engine.strategies import ensure_promoted, follow_current, from_json
 from steerec.store import open_store

@@ -11,7 +11,8 @@ from steerec.encoders import EncoderConfig
 from steerec.engine.blend import BlendConfig
 from steerec.engine.calibrate import CalibrationConfig
 from steerec.engine.carry import carry_over
-from steerec.engine.live import LOG_SEQ, Live, LiveConfig
+from steerec.engine.live import LOG_SEQ, Live
+from steerec.engine.live_config import LiveConfig
 from steerec.engine.model import FitConfig
 from steerec.engine.refit import RefitConfig, data_of_now, refit
 from steerec.engine.shelf import Shelf, facts_of

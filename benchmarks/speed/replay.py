@@ -15,7 +15,8 @@ import numpy as np
 
 from steerec.contracts import Event
 from steerec.engine.evaluate import commit, machine, peak_rss_mib
-from steerec.engine.live import Live, LiveConfig
+from steerec.engine.live import Live
+from steerec.engine.live_config import LiveConfig
 from steerec.engine.seeding import write_items
 from steerec.engine.snapshot import load_snapshot
 from steerec.store import Store, open_store

@@ -24,7 +24,7 @@ from steerec.data.rules import CleanConfig
 from steerec.encoders import EncoderConfig
 from steerec.engine.blend import BlendConfig
 from steerec.engine.calibrate import CalibrationConfig
-from steerec.engine.live import LiveConfig, ScenarioConfig
+from steerec.engine.live_config import LiveConfig, ScenarioConfig
 from steerec.engine.model import FitConfig
 from steerec.engine.online import TuningConfig
 from steerec.engine.phi import PhiConfig

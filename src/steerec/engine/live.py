@@ -14,15 +14,14 @@ from steerec.contracts import Encoder, Event, Query, Strategy
 from steerec.engine.availability import Availability
 from steerec.engine.bootstrap import model_of_nothing, model_without_events
 from steerec.engine.growth import ItemChange, caught_up, changed_anyway, columns_of
+from steerec.engine.live_config import LiveConfig
 from steerec.engine.model import Model
-from steerec.engine.online import Online, TuningConfig
-from steerec.engine.phi import PhiConfig
-from steerec.engine.pool import PoolConfig
+from steerec.engine.online import Online
 from steerec.engine.recommender import Recommender
 from steerec.engine.sampler import SamplerConfig
 from steerec.engine.serving import Policy, Served, serve
 from steerec.engine.trials import Trial, applied
-from steerec.errors import ConfigError, DataError
+from steerec.errors import DataError
 from steerec.store import Store
 from steerec.store.catalogue import Entry
 from steerec.store.erase import digest_of_user
@@ -35,55 +34,6 @@ AT_ONCE = 2_000  # changed items taken in together
 TOGETHER = 100  # events taken in while requests wait
 AT_START = 50_000  # events read and taken in together before there are requests
 GROWTH = 1.5  # of the catalogue, after which a model without events reads all its texts again
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScenarioConfig:
-    """How one placement answers where a request says nothing else.
-
-    Attributes:
-        condition: an expression that every item must fulfil, such as `price < 20`.
-        repeats: whether items of the user's own history may be shown; not set: as fitted.
-    """
-
-    n: int = 10  # length of the list
-    temperature: float = 0.0  # exploration, in nats: 0 shows the best list
-    diversity: float = 0.0  # nats an item loses that is the same as one above it
-    condition: str = ""
-    repeats: bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ConfigError(f"scenario: n={self.n}: expected at least 1")
-        SamplerConfig(temperature=self.temperature, diversity=self.diversity)
-
-    @property
-    def draw(self) -> SamplerConfig:
-        """What the sampler needs of it."""
-        return SamplerConfig(temperature=self.temperature, diversity=self.diversity)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LiveConfig:
-    """What a live engine is told beside its model.
-
-    Attributes:
-        scenarios: placement → its settings; others, and requests without, are as `default`.
-        create_items: whether an event of an item that was never written makes it.
-        compiled: whether compiled loops answer once they are loaded.
-    """
-
-    scenarios: Mapping[str, ScenarioConfig] = field(default_factory=dict)
-    default: ScenarioConfig = field(default_factory=ScenarioConfig)
-    create_items: bool = True
-    compiled: bool = False
-    pool: PoolConfig = field(default_factory=PoolConfig)
-    phi: PhiConfig = field(default_factory=PhiConfig)
-    tuning: TuningConfig = field(default_factory=TuningConfig)
-
-    def scenario(self, name: str | None) -> ScenarioConfig:
-        """The settings of a placement."""
-        return self.scenarios.get(name or "", self.default)
 
 
 @dataclass

@@ -256,8 +256,7 @@ class Recommender:
         curves = self._curves(names, person.history.n_told)
         if narrow:
             kept = self._contenders(raw, curves, weights, allowed[items], items, n=query.n)
-            if not isinstance(kept, slice):
-                items, raw = items[kept], raw.take(kept, axis=1)
+            items, raw = _only(items, raw, kept)
         z = curves.exactly(raw) if self._compiled else curves(raw)
         extra = self._extra(z, names, items)
         return Scored(
@@ -414,6 +413,13 @@ class Recommender:
     @cached_property
     def _likeness(self) -> Likeness:
         return Likeness(self._panel)
+
+
+def _only(items: Indices, raw: Floats, kept: Indices | slice) -> tuple[Indices, Floats]:
+    """Some of the items, and their scores, one head after the other."""
+    if isinstance(kept, slice):
+        return items[kept], raw[:, kept]
+    return items[kept], raw.take(kept, axis=1)
 
 
 def _check_n(n: int) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from steerec.contracts import Encoder
 from steerec.engine.experiments import follow_experiments
-from steerec.engine.live import Live, LiveConfig
+from steerec.engine.live import Live
+from steerec.engine.live_config import LiveConfig
 from steerec.engine.model import Model
 from steerec.engine.seeding import write_items
 from steerec.engine.strategies import ensure_promoted, follow_current
