@@ -12,7 +12,8 @@ import pytest
 from steerec.data.split import leave_last_out, withhold
 from steerec.data.tables import Tables
 from steerec.engine.blend import BlendConfig, Candidates, fit_theta, of_seen, with_unseen
-from steerec.engine.evaluate import WARM_ONLY, evaluate
+from steerec.engine.evaluate import evaluate
+from steerec.engine.foretell import WARM_ONLY
 from steerec.engine.model import FitConfig, fit
 from steerec.errors import DataError
 from steerec.evaluation.protocols import cold_items, prepare

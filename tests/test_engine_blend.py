@@ -1,5 +1,7 @@
 """The fit of θ finds what made the choices, and few candidates stand for a whole catalogue."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,11 +11,14 @@ from scipy import optimize
 from steerec.engine.blend import (
     BlendConfig,
     Candidates,
+    Examples,
     descend,
     fit_theta,
+    fit_weights,
     pick_candidates,
     with_newcomers,
 )
+from steerec.engine.phi import NO_HISTORY, UNSEEN_ITEM
 from steerec.errors import ConfigError
 
 TRUE = np.array([[1.0, 0.5], [0.0, -0.8], [0.6, 0.0]])  # (heads, features)
@@ -160,3 +165,18 @@ def test_targets_out_of_reach_do_not_steer_the_list():
     alike = descend(candidates, BlendConfig())[:, 0]
     top_heavy = fit_theta(candidates, BlendConfig())[:, 0]
     assert top_heavy[0] - top_heavy[1] > alike[0] - alike[1] + 0.1
+
+
+def test_weights_without_a_head_are_those_of_examples_that_never_had_it():
+    cases, config = choices(300, 30), BlendConfig()
+    names = ("bias", NO_HISTORY, UNSEEN_ITEM)
+    cases = replace(cases, phi=np.ones((300, 1)) * [1.0, 0.0, 0.0])
+    examples = Examples(("a", "b", "c"), names, cases, cases)
+    less = examples.without("b")
+    assert less.heads == ("a", "c")
+    never = replace(cases, z=cases.z[:, :, [0, 2]])
+    theta, nats = fit_weights(less, config)
+    expected, _ = fit_weights(Examples(("a", "c"), names, never, never), config)
+    np.testing.assert_allclose(theta, expected, atol=1e-3)  # sums in another order
+    assert (theta.shape, nats) == ((2, 3), 0.0)
+    assert examples.held_out.z.shape[2] == 3

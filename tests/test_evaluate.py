@@ -8,7 +8,8 @@ import pytest
 
 import steerec.engine.evaluate as running
 from steerec.data.tables import Tables
-from steerec.engine.evaluate import commit, evaluate, foretell, machine, peak_rss_mib
+from steerec.engine.evaluate import commit, evaluate, machine, peak_rss_mib
+from steerec.engine.foretell import foretell
 from steerec.engine.model import FitConfig, fit
 from steerec.engine.pool import PoolConfig
 from steerec.evaluation.protocols import prepare
@@ -177,7 +178,7 @@ def test_recent_popularity_of_loo_counts_each_users_last_five(results):
 
 
 def test_the_baselines_of_a_stream_count_what_came_before(monkeypatch):
-    monkeypatch.setattr(running, "LIVE_BATCH", 1)
+    monkeypatch.setattr("steerec.engine.foretell.LIVE_BATCH", 1)
     task = task_of("stream", "live")
     task = replace(task, split=replace(task.split, cases=task.split.cases.take(np.arange(150))))
     config = FitConfig(heads=("trending",), holdout="time", repeats=task.repeats)
@@ -219,6 +220,39 @@ def test_the_same_seed_gives_the_same_figures(results):
     again = evaluate(task_of("basket", "all"), FitConfig(heads=HEADS), seed=0)
     assert again["results"] == results("basket", "all")["results"]
     assert again["data_hash"] == results("basket", "all")["data_hash"]
+
+
+@pytest.mark.parametrize(("protocol", "track"), TRACKS)
+def test_the_chances_of_each_request_come_to_one_and_are_set_against_what_came(
+    results, protocol, track
+):
+    result = results(protocol, track)
+    assert set(result["reliability"]) == {"blend", *HEADS}
+    for name, of in result["reliability"].items():
+        hits = sum(one["hits"] for one in of["bins"])
+        assert 0 < hits <= result["requests"] + 1e-6, name
+    given = sum(one["given"] for one in result["reliability"]["blend"]["bins"])
+    assert given == pytest.approx(result["requests"], rel=1e-4)
+
+
+def test_without_one_of_two_heads_the_blend_ranks_as_the_other_alone(results):
+    result = evaluate(task_of("successive", "frozen"), FitConfig(heads=HEADS), ablation=True)
+    assert result["results"] == results("successive", "frozen")["results"]  # nothing else changes
+    assert set(result["ablation"]) == set(HEADS)
+    assert result["seconds"]["ablation"] > 0
+    for name, other in (HEADS, HEADS[::-1]):
+        row, alone = result["ablation"][name], result["results"][other]
+        # the map of scores rises, but for ties beyond its ends
+        assert row["ndcg@10"] == pytest.approx(alone["ndcg@10"], abs=0.01)
+        gone = result["results"]["blend"]["ndcg@10"] - row["ndcg@10"]
+        assert row["ndcg@10 lost"]["difference"] == pytest.approx(gone)
+        assert row["ndcg@10 lost"]["low"] <= gone <= row["ndcg@10 lost"]["high"]
+
+
+def test_ablation_is_asked_for_and_needs_two_heads(results):
+    assert "ablation" not in results("successive", "frozen")
+    one = evaluate(task_of("loo", "time-blind"), FitConfig(heads=HEADS[:1]), ablation=True)
+    assert "ablation" not in one
 
 
 def test_progress_ends_at_the_last_case():

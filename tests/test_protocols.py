@@ -5,7 +5,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-import steerec.engine.evaluate as running
+import steerec.engine.foretell as running
 from steerec.data.read import read_tables
 from steerec.data.tables import Tables
 from steerec.engine.model import FitConfig, fit

@@ -70,6 +70,18 @@ def test_results_page_is_the_one_its_results_give(quality):
     assert page == (QUALITY / "RESULTS.md").read_text("utf-8"), "run benchmarks/quality/results.py"
 
 
+def test_the_table_of_ablation_has_the_greatest_loss_first(quality):
+    def row(value, lost):
+        gap = {"difference": lost, "low": lost - 0.01, "high": lost + 0.01, "p": 0.5}
+        both = ("ndcg@10", "hr@10")
+        return dict.fromkeys(both, value) | {f"{m} lost": gap for m in both}
+
+    ours = {"ablation": {"als": row(0.2, 0.0), "ease": row(0.15, 0.05)}}
+    lines = list(quality("results").ablation_lines(ours, "hr@10", "HR@10"))
+    assert lines[2].startswith("| ease | 0.1500 | +0.0500 | +0.0400 to +0.0600 | 0.1500 |")
+    assert lines[3].startswith("| als | 0.2000 | +0.0000 | -0.0100 to +0.0100 |")
+
+
 def test_peers_of_other_rows_are_refused(quality, tmp_path):
     for name, data_hash in (("P1-ml-1m.json", "a" * 64), ("P1-ml-1m.peers.json", "b" * 64)):
         (tmp_path / name).write_text(json.dumps({"data_hash": data_hash}))

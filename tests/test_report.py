@@ -112,6 +112,29 @@ def test_the_report_shows_every_figure_and_how_it_was_measured(result):
     assert all(a["aria-label"] for tag, a in outline.tags if tag == "svg")
 
 
+def test_the_report_tells_what_each_model_brings_and_whether_chances_come_true(result):
+    lost = {"difference": 0.021, "low": 0.011, "high": 0.031, "p": 0.002}
+    result["ablation"] = {"ease": {"ndcg@10": 0.169, "ndcg@10 lost": lost}}
+    bins = [
+        {"items": 100_000, "given": 10.0, "hits": 12.0},
+        {"items": 1_000, "given": 50.0, "hits": 48.0},
+        {"items": 3, "given": 2.0, "hits": 1.0},
+    ]
+    result["reliability"] = {
+        "ease": {"error_nats": 0.6931472, "bins": bins},
+        "blend": {"error_nats": None, "bins": bins},
+    }
+    outline = read(render_report(result))
+    text = " ".join(outline.text)
+    assert "What each model brings" in text
+    assert "+0.0110 to +0.0310" in text
+    assert "a factor of 2.00" in text
+    drawn = [a["aria-label"] for tag, a in outline.tags if tag == "svg"]
+    assert "Reliability: blend off by an unknown factor; ease off by a factor of 2.00" in drawn
+    result["reliability"] = {"blend": {"error_nats": None, "bins": bins[2:]}}
+    assert "come true?" not in render_report(result)  # nothing that could be drawn
+
+
 def test_the_report_needs_no_other_file(result):
     outline = read(render_report(result))
     for _, attributes in outline.tags:

@@ -1,6 +1,7 @@
 """Write RESULTS.md anew from results/*.json and figures.toml; no figure is ever typed by hand."""
 
 import json
+import math
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -89,6 +90,10 @@ def section(name: str, scenario: Scenario, folder: Path, outside: Row, peers: Ro
     yield from _peer_rows(theirs, peers, second)
     yield from _outside_rows(outside, ours, second)
     yield ""
+    if ours and "reliability" in ours:
+        yield reliability_line(ours["reliability"])
+    if ours and "ablation" in ours:
+        yield from ablation_lines(ours, second, label)
     if ours and "warm_loss" in ours:
         yield from cold_lines(ours, outside.get("parts", {}))
     if ours and "windows" in ours:
@@ -105,6 +110,38 @@ def facts(scenario: Scenario, result: Row | None, who: str) -> str:
         f"- {who}: {scenario.data}, track {result['track']}, {result['requests']:,} requests, "
         f"data `{result['data_hash'][:12]}`, commit `{result['commit']}`, seed {result['seed']}, "
         f"{result['machine']}, {result['threads']} threads, {start}"
+    )
+
+
+def reliability_line(reliability: Row) -> str:
+    """How far off the chances are that the blend and the heads give to items."""
+    off = {name: row["error_nats"] for name, row in reliability.items()}
+    words = [
+        f"{'**blend**' if name == 'blend' else name} {math.exp(nats):.2f}"
+        for name, nats in off.items()
+        if nats is not None
+    ]
+    return (
+        "Chances given to items against what came, mean factor between the two over the right "
+        f"items (1 is never off): {', '.join(words)}.\n"
+    )
+
+
+def ablation_lines(ours: Row, second: str, label: str) -> Iterable[str]:
+    """The blend without each head, the greatest loss first."""
+    yield f"| the blend without | NDCG@10 | lost | 95 % | {label} | lost | 95 % |"
+    yield "|---|---|---|---|---|---|---|"
+    rows = ours["ablation"].items()
+    for name, row in sorted(rows, key=lambda pair: -pair[1]["ndcg@10 lost"]["difference"]):
+        cells = []
+        for metric in ("ndcg@10", second):
+            lost = row[f"{metric} lost"]
+            between = f"{lost['low']:+.4f} to {lost['high']:+.4f}"
+            cells.append(f"{row[metric]:.4f} | {lost['difference']:+.4f} | {between}")
+        yield f"| {name} | " + " | ".join(cells) + " |"
+    yield (
+        "\nThe weights of the other heads were fitted anew on the same held-out steps; heads and "
+        "calibrations stay. Lost: how much higher the whole blend is on the same requests.\n"
     )
 
 

@@ -74,6 +74,7 @@ def run_product(name: str, scenario: Scenario, data_dir: Path, seed: int) -> Non
             f"--heads={scenario.heads}",
             f"--seed={seed}",
             f"--json={out}",
+            "--ablation",
         ]
         if scenario.settings:
             config = Path(folder) / "steerec.toml"

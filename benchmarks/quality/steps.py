@@ -22,7 +22,8 @@ from steerec.config import load_settings
 from steerec.data.dataset import Dataset
 from steerec.data.read import read_tables
 from steerec.data.split import Cases, Split, single_targets
-from steerec.engine.evaluate import commit, foretell, machine
+from steerec.engine.evaluate import commit, machine
+from steerec.engine.foretell import foretell
 from steerec.engine.model import fit
 from steerec.engine.texts import encode_items, task_with_vectors
 from steerec.evaluation.intervals import Bootstrap, compare_all, intervals

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
+from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,6 +111,10 @@ def evaluate(
     clean: Annotated[
         bool, typer.Option("--clean", help="Clean first; protocols of the field do not.")
     ] = False,
+    ablation: Annotated[
+        bool,
+        typer.Option("--ablation", help="Also the blend without each head, weights fitted anew."),
+    ] = False,
 ) -> None:
     """Measure the blend, every head and popularity on held-out events, with intervals."""
     settings = options.settings_of(config, encoder=learning.encoder, threads=learning.threads)
@@ -119,7 +124,7 @@ def evaluate(
     tables = _tables(source, settings, clean=clean)
     # The published counts of a known set hold for its rows as they are.
     task = _prepared(tables, protocol, track, "" if clean else data)
-    measured = measure(task, settings, fit_config, seed=learning.seed)
+    measured = measure(task, settings, fit_config, seed=learning.seed, ablation=ablation)
     result = {"data": data, "cleaned": clean, **measured}
     print_result(result)
     write_result(result, json, report)
@@ -196,7 +201,7 @@ def fit_showing(
 
 
 def measure(
-    task: "Task", settings: "Settings", config: "FitConfig", *, seed: int
+    task: "Task", settings: "Settings", config: "FitConfig", *, seed: int, ablation: bool = False
 ) -> dict[str, Any]:
     """Encode the task's items, fit and evaluate; `seconds` gains encode and total."""
     from steerec.engine import evaluate as engine
@@ -206,7 +211,9 @@ def measure(
     vectors = encode_showing(task.split.train.items, settings)
     encoded = time.perf_counter() - began
     with show.progress() as step:
-        result = engine.evaluate(task_with_vectors(task, vectors), config, seed=seed, progress=step)
+        result = engine.evaluate(
+            task_with_vectors(task, vectors), config, seed=seed, progress=step, ablation=ablation
+        )
     total = time.perf_counter() - began
     result["seconds"] = {"encode": encoded, **result["seconds"], "total": total}
     result["encoder"] = {
@@ -231,6 +238,13 @@ def print_result(result: Mapping[str, Any]) -> None:
     for metric in ("ndcg@10", show.second_metric(result)):
         console.print(f"[dim]{metric.upper()}: {METRICS[metric.partition('@')[0]]}[/]")
     console.print(answer(result))
+    if "ablation" in result:
+        console.print(show.ablation_table(result))
+    off = result["reliability"]["blend"]["error_nats"]
+    if off is not None:
+        console.print(
+            f"The chances it gives items are off by a factor of {exp(off):.2f} on average."
+        )
     seconds = result["seconds"]
     parts = ", ".join(f"{name} {seconds[name]:.1f} s" for name in ("encode", "fit", "evaluate"))
     console.print(f"[dim]{parts}; peak memory {result['peak_rss_mib'] / 1024:.1f} GiB[/]")

@@ -142,6 +142,20 @@ def comparison_table(result: Mapping[str, Any]) -> Table:
     return made
 
 
+def ablation_table(result: Mapping[str, Any]) -> Table:
+    """The blend without each head, the greatest loss first."""
+    second = second_metric(result)
+    made = table("Without", "NDCG@10", "Lost", "95 % interval", second.upper(), right=(1, 2, 3, 4))
+    for name, row in sorted(
+        result["ablation"].items(), key=lambda pair: -pair[1]["ndcg@10 lost"]["difference"]
+    ):
+        lost = row["ndcg@10 lost"]
+        between = f"{lost['low']:+.4f}–{lost['high']:+.4f}"
+        cells = (f"{row['ndcg@10']:.4f}", f"{lost['difference']:+.4f}", between)
+        made.add_row(name, *cells, f"{row[second]:.4f}")
+    return made
+
+
 def second_metric(result: Mapping[str, Any]) -> str:
     """The figure beside NDCG: of several right items the share that was found, of one whether."""
     return "recall@10" if result["protocol"] == "basket" else "hr@10"

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from steerec.contracts import Floats
+from steerec.engine.phi import NO_HISTORY, UNSEEN_ITEM
 from steerec.errors import ConfigError
 
 TOP_HALF = 10.0  # place at which a target's share is half that of one at the top
@@ -54,6 +55,32 @@ class Candidates:
     phi: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Examples:
+    """All that the weights are fitted on.
+
+    Attributes:
+        heads: names, in the order of z; `features` those of φ's columns.
+        held_out: cases that the heads have not learnt from.
+        newcomers: cases without history.
+    """
+
+    heads: tuple[str, ...]
+    features: tuple[str, ...]
+    held_out: Candidates
+    newcomers: Candidates
+
+    def without(self, name: str) -> "Examples":
+        """The same cases, as if there were no such head; the candidates stay the same."""
+        column = self.heads.index(name)
+
+        def rest(of: Candidates) -> Candidates:
+            return replace(of, z=np.delete(of.z, column, axis=2))
+
+        heads = self.heads[:column] + self.heads[column + 1 :]
+        return Examples(heads, self.features, rest(self.held_out), rest(self.newcomers))
+
+
 def pick_candidates(
     z: Floats,
     ranked: NDArray[np.bool_],
@@ -99,6 +126,14 @@ def pick_candidates(
     picked = np.ascontiguousarray(np.moveaxis(z[:, rows, chosen], 0, 2))
     log_weight = np.where(use, log_weight, -np.inf).astype(np.float32)
     return picked, log_weight, share, unseen[chosen]
+
+
+def fit_weights(examples: Examples, config: BlendConfig) -> tuple[NDArray[np.float64], float]:
+    """θ (n_heads, n_features), and the nats that an item without events gets beside it."""
+    features, newcomers = examples.features, of_seen(examples.newcomers)
+    theta = fit_theta(of_seen(examples.held_out), config)
+    theta = with_newcomers(theta, features.index(NO_HISTORY), newcomers, config)
+    return with_unseen(theta, features.index(UNSEEN_ITEM), examples.held_out, config)
 
 
 def fit_theta(candidates: Candidates, config: BlendConfig) -> NDArray[np.float64]:

@@ -3,19 +3,19 @@
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steerec.contracts import Floats, Indices
-from steerec.data.split import Cases
-from steerec.engine.model import FitConfig, Model, Progress, batches, fit, rankable
-from steerec.engine.panel import Panel
-from steerec.engine.pool import Pool, PoolConfig
+from steerec.engine.ablation import without_each
+from steerec.engine.blend import Examples
+from steerec.engine.foretell import WARM_ONLY, Beside, Tally, foretell
+from steerec.engine.lessons import Aids
+from steerec.engine.model import FitConfig, Model, Progress, fit
 from steerec.evaluation.intervals import Bootstrap, compare_all, intervals
 from steerec.evaluation.metrics import (
     calibration,
@@ -28,8 +28,7 @@ from steerec.evaluation.metrics import (
     popularity_share,
     rank_metrics,
 )
-from steerec.evaluation.protocols import DAY_S, RECENT_DAYS, Task, recent_counts
-from steerec.evaluation.ranks import ranks_of, top_lists
+from steerec.evaluation.protocols import Task
 from steerec.evaluation.slices import (
     bounded_slice,
     gap_slices,
@@ -39,27 +38,8 @@ from steerec.evaluation.slices import (
 )
 
 Values = NDArray[np.float64]
-LISTED_CASES = 5_000  # cases whose lists are kept for coverage, novelty and diversity
-LIVE_BATCH = 128  # cases foretold before their events are learnt: never later than the truth
+ABLATED = ("ndcg@10", "hr@10", "recall@10")
 WINDOW = 5_000  # events of one window of `stream`
-WARM_ONLY = "blend_warm_only"  # the blend where cold items are never ranked
-
-
-@dataclass
-class Tally:
-    """What is collected case by case.
-
-    Attributes:
-        rank: model → one array a batch, (n_targets,) ranks.
-        lists: model → one array a batch, (n_listed, 10) item indices.
-        among_cold: model → one array a batch, ranks of the cold targets among the cold items.
-        update_s: seconds of each live update of all heads.
-    """
-
-    rank: dict[str, list[Values]] = field(default_factory=dict)
-    lists: dict[str, list[Indices]] = field(default_factory=dict)
-    among_cold: dict[str, list[Values]] = field(default_factory=dict)
-    update_s: list[float] = field(default_factory=list)
 
 
 def evaluate(
@@ -68,34 +48,50 @@ def evaluate(
     *,
     seed: int = 0,
     progress: Progress | None = None,
+    ablation: bool = False,
 ) -> dict[str, Any]:
     """Fit and measure; the result is what `steerec evaluate --json` writes.
 
+    Args:
+        ablation: also measure the blend without each head, with weights fitted anew.
     Raises:
         DataError: if the training part is too small to fit anything.
     """
     rng = np.random.default_rng(seed)
     config = replace(config, holdout=task.holdout, repeats=task.repeats, only_new=task.only_new)
     began = time.perf_counter()
-    model = fit(task.split.train, config, rng, progress=progress)
+    kept: list[Examples] = []
+    aids = Aids(learnt_from=kept.append if ablation else lambda _: None)
+    model = fit(task.split.train, config, rng, progress=progress, aids=aids)
     fitted = time.perf_counter()
-    tally = foretell(task, model, rng, pool=config.pool, progress=progress)
+    less = without_each(model, kept.pop(), config.blend) if ablation else {}
+    refitted = time.perf_counter()
+    beside = Beside(config.pool, less)
+    tally = foretell(task, model, rng, beside=beside, progress=progress)
+    result = _told(task, model, tally, rng)
+    result["seconds"] = {"fit": fitted - began, "evaluate": time.perf_counter() - refitted}
+    if less:
+        result["seconds"]["ablation"] = refitted - fitted
+    return {"seed": seed, **result}
+
+
+def _told(task: Task, model: Model, tally: Tally, rng: np.random.Generator) -> dict[str, Any]:
+    """All that is known of the cases once they are foretold."""
     values = _values(task, tally)
     result: dict[str, Any] = {
         "protocol": task.protocol,
         "track": task.track,
-        "seed": seed,
         "commit": commit(),
         "machine": machine(),
         "data_hash": task.split.cases.data.content_hash,
         "requests": len(task.split.cases),
         "users": len(np.unique(task.split.cases.user_idx)),
-        "seconds": {"fit": fitted - began, "evaluate": time.perf_counter() - fitted},
         "fit_seconds": dict(model.seconds),
         "peak_rss_mib": peak_rss_mib(),
         "results": _results(task, values, tally, rng),
         "slices": _slices(task, values),
         "paired": _paired(task, values, rng),
+        "reliability": {name: r.to_json() for name, r in tally.reliability.items()},
         "weights": _weights(model),
         "curves": {n: h.curve for n, h in model.heads.items() if hasattr(h, "curve")},
         "notes": list(task.notes),
@@ -106,149 +102,9 @@ def evaluate(
     if task.protocol == "stream":
         result["windows"] = _windows(values)
         result["updates"] = _updates(tally)
+    if tally.without:
+        result["ablation"] = _ablation(task, values["blend"], tally, rng)
     return result
-
-
-def foretell(
-    task: Task,
-    model: Model,
-    rng: np.random.Generator,
-    *,
-    pool: PoolConfig | None = None,
-    progress: Progress | None = None,
-) -> Tally:
-    """Score all cases in order; on a live track learn each batch's events after it.
-
-    Args:
-        pool: which items serving would score; where not all, the loss is measured too.
-    """
-    cases, tally = task.split.cases, Tally()
-    served = Pool(Panel(model), pool or PoolConfig())
-    baselines = _Baselines.of(task)
-    listed = np.zeros(len(cases), bool)
-    listed[rng.choice(len(cases), min(LISTED_CASES, len(cases)), replace=False)] = True
-    feed = _Feed(task, model) if task.live else None
-    for start, stop in _ranges(cases, model, live=task.live):
-        if progress:
-            progress("foretell", start, len(cases))
-        histories = cases.histories(start, stop)
-        raw, _, blend = model.scores(histories, None, cases.now[start:stop])
-        skip = ~rankable(cases, start, stop, repeats=task.repeats)
-        scores = {"blend": blend, **raw, **baselines.scores(start, stop)}
-        targets = cases.targets[cases.offsets[start] : cases.offsets[stop]]
-        sizes = np.diff(cases.offsets[start : stop + 1])
-        row = np.repeat(np.arange(stop - start), sizes)
-        for name, table in scores.items():
-            tally.rank.setdefault(name, []).append(ranks_of(table, targets, row=row, skip=skip))
-            here = listed[start:stop]
-            tally.lists.setdefault(name, []).append(top_lists(table[here], skip=skip[here]))
-        if model.data.n_items > served.config.full_catalogue:
-            outside = ~served.estimate(raw, histories, ~skip)
-            pooled = ranks_of(blend, targets, row=row, skip=outside)
-            tally.rank.setdefault("blend_pooled", []).append(pooled)
-        if task.cold is not None:
-            _tally_cold(tally, scores, targets, skip, task.cold)
-        if feed:
-            tally.update_s += feed.learn_until(stop)
-    tally.lists["__cases__"] = [np.flatnonzero(listed).astype(np.int32)]
-    if progress:
-        progress("foretell", len(cases), len(cases))
-    return tally
-
-
-def _tally_cold(
-    tally: Tally,
-    scores: Mapping[str, Floats],
-    targets: Indices,
-    skip: NDArray[np.bool_],
-    cold: NDArray[np.bool_],
-) -> None:
-    """Cold targets among cold items, and the blend's ranks where no cold item is ranked."""
-    rows = np.flatnonzero(cold[targets])
-    for name, table in scores.items():
-        found = ranks_of(table, targets[rows], row=rows, skip=skip | ~cold)
-        tally.among_cold.setdefault(name, []).append(found)
-    warm_only = ranks_of(scores["blend"], targets, skip=skip | cold)
-    tally.rank.setdefault(WARM_ONLY, []).append(warm_only)
-
-
-def _ranges(cases: Cases, model: Model, *, live: bool) -> Iterator[tuple[int, int]]:
-    if not live:
-        yield from batches(len(cases), model.data.n_items * (2 * len(model.heads) + 4))
-        return
-    for start in range(0, len(cases), LIVE_BATCH):
-        yield start, min(start + LIVE_BATCH, len(cases))
-
-
-class _Feed:
-    """Gives the heads the events after training, in order of time, as the cases go by."""
-
-    def __init__(self, task: Task, model: Model) -> None:
-        self._cases, self._heads = task.split.cases, model.heads
-        data = self._cases.data
-        trained = np.zeros(data.n_events, bool)
-        trained[np.isin(data.row, task.split.train.row)] = True
-        order = data.by_time()
-        self._order = order[~trained[order]]
-        self._place = np.empty(data.n_events, np.int64)
-        self._place[order] = np.arange(data.n_events)
-        self._next = 0
-
-    def learn_until(self, case: int) -> list[float]:
-        """Observe all events up to that of the case before this one; seconds of each."""
-        data, took = self._cases.data, []
-        last = self._place[self._cases.stop[case - 1]]
-        while self._next < len(self._order) and self._place[self._order[self._next]] <= last:
-            position = int(self._order[self._next])
-            self._next += 1
-            user = int(data.user_idx[position])
-            history = data.history(user)
-            at = position - int(data.starts[user])
-            state, event = history.slice(max(0, at - 500), at), history.slice(at, at + 1)
-            began = time.perf_counter()
-            for head in self._heads.values():
-                head.observe(state, event)
-            took.append(time.perf_counter() - began)
-        return took
-
-
-@dataclass(frozen=True)
-class _Baselines:
-    """Popularity of all time and of late, the same list for everybody at one moment.
-
-    Attributes:
-        clock, items: times in order and items of the events so far, for `stream`; else None.
-    """
-
-    task: Task
-    everything: NDArray[np.int64]
-    recent: NDArray[np.int64]
-    clock: Values | None
-    items: Indices | None
-
-    @classmethod
-    def of(cls, task: Task) -> "_Baselines":
-        train, data = task.split.train, task.split.cases.data
-        counts = np.bincount(train.item_idx, minlength=train.n_items)
-        if task.protocol != "stream":
-            return cls(task, counts, recent_counts(task), None, None)
-        order = data.by_time()
-        return cls(task, counts, counts, data.time[order], data.item_idx[order])
-
-    def scores(self, start: int, stop: int) -> dict[str, Floats]:
-        n = stop - start
-        if self.clock is None or self.items is None:
-            return {
-                "popularity": np.tile(self.everything.astype(np.float32), (n, 1)),
-                "recent_popularity": np.tile(self.recent.astype(np.float32), (n, 1)),
-            }
-        now = self.task.split.cases.now[start]  # of the batch's first: never later than the truth
-        upto = np.searchsorted(self.clock, now)
-        since = np.searchsorted(self.clock, now - RECENT_DAYS * DAY_S)
-        n_items = len(self.everything)
-        always = np.bincount(self.items[:upto], minlength=n_items).astype(np.float32)
-        late = np.bincount(self.items[since:upto], minlength=n_items).astype(np.float32)
-        return {"popularity": np.tile(always, (n, 1)), "recent_popularity": np.tile(late, (n, 1))}
 
 
 def _values(task: Task, tally: Tally) -> dict[str, dict[str, Values]]:
@@ -351,6 +207,25 @@ def _paired(
     bootstrap = Bootstrap.draw(task.split.cases.user_idx, rng)
     found = compare_all({n: m["ndcg@10"] for n, m in values.items()}, "blend", bootstrap)
     return {name: asdict(row) for name, row in found.items()}
+
+
+def _ablation(
+    task: Task, whole: Mapping[str, Values], tally: Tally, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Head → figures of the blend without it, and how much higher the whole blend is."""
+    cases = task.split.cases
+    bootstrap = Bootstrap.draw(cases.user_idx, rng)
+    group = np.repeat(np.arange(len(cases)), np.diff(cases.offsets))
+    found: dict[str, Any] = {}
+    for name, ranks in tally.without.items():
+        less = rank_metrics(np.concatenate(ranks), group=group)
+        row: dict[str, Any] = {}
+        for metric in ABLATED:
+            pair = {"whole": whole[metric], "less": less[metric]}
+            row[metric] = float(less[metric].mean())
+            row[f"{metric} lost"] = asdict(compare_all(pair, "less", bootstrap)["whole"])
+        found[name] = row
+    return found
 
 
 def _weights(model: Model) -> dict[str, dict[str, float]]:

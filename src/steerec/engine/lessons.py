@@ -13,6 +13,7 @@ import numpy as np
 
 from steerec.contracts import Indices
 from steerec.data.dataset import Dataset
+from steerec.engine.blend import Examples
 from steerec.errors import ConfigError, DataError, TrainingError
 from steerec.heads import load_head
 from steerec.heads.contract import Head, Lesson
@@ -34,6 +35,7 @@ class Aids:
         item_index: item_id → index in those heads.
         newest: Unix seconds of the newest event that the heads have seen; None: there are none.
         share: of the epochs of a whole training that a head with an earlier one trains.
+        learnt_from: told what the weights were fitted on, which is gone after the fit.
     """
 
     checkpoints: Path | None = None
@@ -41,6 +43,7 @@ class Aids:
     item_index: Mapping[str, int] = field(default_factory=dict)
     newest: float | None = None
     share: float = 1.0
+    learnt_from: Callable[[Examples], object] = lambda _: None
 
 
 def going_on_from(model: "Model", *, share: float, checkpoints: Path | None = None) -> Aids:

@@ -25,17 +25,15 @@ from steerec.data.split import (
 from steerec.engine.blend import (
     BlendConfig,
     Candidates,
-    fit_theta,
-    of_seen,
+    Examples,
+    fit_weights,
     pick_candidates,
-    with_newcomers,
-    with_unseen,
 )
 from steerec.engine.calibrate import Calibration, CalibrationConfig, Sample, fit_calibration
 from steerec.engine.fused import Fused
 from steerec.engine.lessons import Aids, Teacher, trains
 from steerec.engine.newcomers import first_steps, set_users_aside
-from steerec.engine.phi import NO_HISTORY, UNSEEN_ITEM, Phi, PhiConfig
+from steerec.engine.phi import UNSEEN_ITEM, Phi, PhiConfig
 from steerec.engine.pool import PoolConfig
 from steerec.engine.scorer import Scorer, for_each
 from steerec.errors import ConfigError, DataError
@@ -136,13 +134,19 @@ class Model:
             for name, head in self.heads.items()
         }
         z = np.stack([self.calibrations[name](raw[name], lengths) for name in self.heads])
+        return raw, z, self.blended(z, histories, items, now)
+
+    def blended(
+        self, z: Floats, histories: Sequence[History], items: Indices | None, now: Times
+    ) -> Floats:
+        """(n_histories, n) scores of the blend from z, as `scores` gives it."""
         w = self.weights(histories, now).astype(np.float32)
         blend = np.einsum("ch,hcn->cn", w, z)
         new = self.unseen if items is None else self.unseen[items]
         if new.any():
             more, dial = self.for_unseen
             blend[:, new] += np.einsum("h,hcn->cn", more.astype(np.float32), z[:, :, new]) + dial
-        return raw, z, blend
+        return np.asarray(blend)
 
     @cached_property
     def unseen(self) -> NDArray[np.bool_]:
@@ -218,15 +222,14 @@ def fit(
     began = time.perf_counter()
     phi = Phi.fit(split.train, config.phi)
     first = _FirstRound(early, phi, repeats, config, unseen, absent)
-    calibrations, candidates = _learn_from(cases, first, rng)
-    newcomers = _newcomers(split, cases, rng.spawn(1)[0])
-    strange = _candidates(Scorer(newcomers, early), first, calibrations, rng.spawn(1)[0])
+    calibrations, examples = _learn_from(split, cases, first, rng)
     seconds["calibrate"] = time.perf_counter() - began
     tell("fit the blend", len(config.heads) + 1, steps)
     began = time.perf_counter()
-    theta, nats = _fit_weights(candidates, strange, phi, config.blend)
+    theta, nats = fit_weights(examples, config.blend)
     seconds["blend"] = time.perf_counter() - began
-    del candidates, strange, first
+    aids.learnt_from(examples)
+    del examples, first
     final: dict[str, Head] = {}
     for number, name in enumerate(list(early)):
         tell(f"fit {name}", len(config.heads) + 2 + number, steps)
@@ -249,15 +252,6 @@ def _with_fused(model: Model, config: PoolConfig, rng: np.random.Generator) -> M
     fused = Fused.fit(data, blend, config.fused, rng, repeats=model.repeats)
     seconds = {**model.seconds, "fused": time.perf_counter() - began}
     return replace(model, fused=fused, seconds=seconds)
-
-
-def _fit_weights(
-    candidates: Candidates, strange: Candidates, phi: Phi, config: BlendConfig
-) -> tuple[NDArray[np.float64], float]:
-    """θ, and the nats that an item without events gets beside it."""
-    theta = fit_theta(of_seen(candidates), config)
-    theta = with_newcomers(theta, phi.names.index(NO_HISTORY), of_seen(strange), config)
-    return with_unseen(theta, phi.names.index(UNSEEN_ITEM), candidates, config)
 
 
 def _early_heads(
@@ -389,11 +383,14 @@ def _newcomers(split: Split, cases: Cases, rng: np.random.Generator) -> Cases:
 
 
 def _learn_from(
-    cases: Cases, first: _FirstRound, rng: np.random.Generator
-) -> tuple[dict[str, Calibration], Candidates]:
+    split: Split, cases: Cases, first: _FirstRound, rng: np.random.Generator
+) -> tuple[dict[str, Calibration], Examples]:
     scorer = Scorer(cases, first.heads)
     calibrations = _calibrations(scorer, first, rng)
-    return calibrations, _candidates(scorer, first, calibrations, rng)
+    held_out = _candidates(scorer, first, calibrations, rng)
+    newcomers = Scorer(_newcomers(split, cases, rng.spawn(1)[0]), first.heads)
+    strange = _candidates(newcomers, first, calibrations, rng.spawn(1)[0])
+    return calibrations, Examples(tuple(first.heads), first.phi.names, held_out, strange)
 
 
 def _candidates(
