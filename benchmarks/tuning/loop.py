@@ -1,7 +1,11 @@
-"""P5: the closed loop in one world, with plots; stores results/loop-WORLD.json and .png.
+"""P5: the closed loop in one world; stores results/loop-WORLD.json and .png.
 
 python benchmarks/tuning/loop.py --world shop --seeds 3
+python benchmarks/tuning/loop.py --world shop --seeds 20 --policies frozen ours   (more of these)
 python benchmarks/tuning/loop.py --world shop --seeds 3 --slates 4000   (a look)
+python benchmarks/tuning/loop.py --figures   (all results anew from the runs that are kept)
+
+Each run is kept in cache/runs as soon as it is over; a run that is there is not made again.
 """
 
 import argparse
@@ -12,163 +16,165 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from loop_figure import draw
+from loop_runs import RUNS, Kept, missing
 
-from steerec.engine.evaluate import commit, machine
 from steerec.engine.loop import LoopConfig, Trace
-from steerec.engine.loop_figures import per_seed, summary, windows
-from steerec.engine.simulate import POLICIES, WORLDS, SimulateConfig, Simulated, cores, simulate
+from steerec.engine.loop_figures import figures, per_seed, summary, windows
+from steerec.engine.simulate import (
+    POLICIES,
+    WORLDS,
+    SimulateConfig,
+    build_world,
+    cores,
+    fit_heads,
+    traces,
+)
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+RESULTS = Path(__file__).parent / "results"
 WINDOW = 2_000  # slates
 WORST = -0.02  # under the frozen blend in any window, mean over seeds
 GOALS = {"shop": 0.15, "films": 0.25, "jester": 0.25}
 
 
-def goals(found: Simulated) -> dict[str, Any]:
+def goals(world: str, runs: dict[str, list[Trace]], told: dict[str, Any]) -> dict[str, Any]:
     """Each goal of P5 with its figure and whether it holds; None where it cannot be told."""
-    runs, told = found.runs, found.to_json()["policies"]
     if not {"ours", "frozen", "popularity", "oracle_blend"} <= set(runs):
         return {}
-    size = min(WINDOW, found.config.loop.slates // 2)
-    ours, frozen = windows(runs["ours"], size), windows(runs["frozen"], size)
-    worst = float((ours.mean(axis=0) / frozen.mean(axis=0) - 1).min())
-    over = told["ours"]["lift_over_popularity"]["mean"]
-    frozen_ci = told["ours"]["lift_over_frozen"]["ci"]
-    gap = drift_gap(found)
+    ours = told["ours"]
+    over, frozen_ci = ours["lift_over_popularity"]["mean"], ours["lift_over_frozen"]["ci"]
+    gap = drift_gap(runs)
     open_gap = gap["ci"] is not None and gap["ci"][0] > 0
-    recovered = told["ours"]["recovery"]
-    return {
-        "over_popularity": {"figure": over, "holds": over >= GOALS[found.config.world]},
+    worst = worst_window(runs)
+    found = {
+        "over_popularity": {"figure": over, "goal": GOALS[world], "holds": over >= GOALS[world]},
         "over_frozen_low": {
             "figure": frozen_ci and frozen_ci[0],
             "holds": frozen_ci and frozen_ci[0] > 0,
         },
         "gap_per_1000_after_drift": gap,
-        "recovery": {"figure": recovered, "holds": recovered >= 0.8 if open_gap else None},
+        "recovery": {
+            "figure": ours["recovery"],
+            "holds": ours["recovery"] >= 0.8 if open_gap else None,
+        },
         "worst_window_under_frozen": {"figure": worst, "holds": worst >= WORST},
     }
+    if "vw" in runs:
+        ahead = over_vw(runs)
+        found["over_vw"] = {**ahead, "holds": ahead["mean"] > 0}
+    return found
 
 
-def drift_gap(found: Simulated) -> dict[str, Any]:
+def worst_window(runs: dict[str, list[Trace]]) -> float:
+    """Lift over the frozen blend in the worst window of 2,000 slates, mean over seeds."""
+    both = {run.seed for run in runs["ours"]} & {run.seed for run in runs["frozen"]}
+    size = min(WINDOW, len(runs["ours"][0].clicks) // 2)
+    ours, frozen = (
+        windows([run for run in runs[name] if run.seed in both], size)
+        for name in ("ours", "frozen")
+    )
+    return float((ours.mean(axis=0) / frozen.mean(axis=0) - 1).min())
+
+
+def drift_gap(runs: dict[str, list[Trace]]) -> dict[str, Any]:
     """Expected clicks per 1,000 slates from the frozen to the best blend in the second half."""
 
     def late(run: Trace) -> float:
         return 1_000 * float(run.expected[len(run.expected) // 2 :].mean())
 
-    best, frozen = (per_seed(found.runs[name], late) for name in ("oracle_blend", "frozen"))
-    return summary({seed: best[seed] - frozen[seed] for seed in best})
+    best, frozen = (per_seed(runs[name], late) for name in ("oracle_blend", "frozen"))
+    return summary({seed: best[seed] - frozen[seed] for seed in best.keys() & frozen.keys()})
 
 
-def draw(found: Simulated, file: Path) -> None:
-    """Reward over time with bands, regret, head weights of ours, and the way back after drift."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, panels = plt.subplots(2, 2, figsize=(12, 8), layout="constrained")
-    size = max(found.config.loop.slates // 40, 1)
-    for name, runs in found.runs.items():
-        over_time(panels[0, 0], name, windows(runs, size), size)
-    panels[0, 0].set(title="Expected clicks per 1,000 slates", xlabel="slates")
-    if "oracle" in found.runs:
-        best = windows(found.runs["oracle"], size)
-        for name, runs in found.runs.items():
-            lost = np.cumsum(best - windows(runs, size), axis=1) * size / 1_000
-            over_time(panels[0, 1], name, lost, size)
-    panels[0, 1].set(title="Regret against the oracle, clicks so far", xlabel="slates")
-    weights(panels[1, 0], found)
-    recovery(panels[1, 1], found, size)
-    panels[0, 0].legend(fontsize=8)
-    figure.suptitle(f"{found.config.world}, {found.config.seeds} seeds; drift at half time")
-    figure.savefig(file, dpi=90)
-    plt.close(figure)
-
-
-def over_time(panel: Any, name: str, values: np.ndarray, size: int) -> None:
-    """The mean over seeds, and a band of two standard errors."""
-    at, mean = size * np.arange(1, values.shape[1] + 1), values.mean(axis=0)
-    (line,) = panel.plot(at, mean, label=name)
-    if len(values) > 1:
-        half = 2 * values.std(axis=0, ddof=1) / np.sqrt(len(values))
-        panel.fill_between(at, mean - half, mean + half, color=line.get_color(), alpha=0.2)
-
-
-def weights(panel: Any, found: Simulated) -> None:
-    if "ours" not in found.runs:
-        return
-    told = found.runs["ours"][0].told
-    at = [one["slates"] for one in told]
-    for row, head in enumerate(found.heads):
-        panel.plot(at, [one["weights"][row] for one in told], label=head, lw=0.8)
-    panel.set(title="Head weights of ours, seed 0", xlabel="slates")
-    panel.legend(fontsize=8)
-
-
-def recovery(panel: Any, found: Simulated, size: int) -> None:
-    if not {"ours", "frozen", "oracle_blend"} <= set(found.runs):
-        return
-    ours, frozen, best = (
-        windows(found.runs[name], size).mean(axis=0) for name in ("ours", "frozen", "oracle_blend")
+def over_vw(runs: dict[str, list[Trace]]) -> dict[str, Any]:
+    """Lift of ours over Vowpal Wabbit in clicks, paired by seed."""
+    ours, theirs = (
+        per_seed(runs[name], lambda run: float(run.clicks.mean())) for name in ("ours", "vw")
     )
-    at = size * np.arange(1, len(ours) + 1)
-    panel.plot(at, (ours - frozen) / np.maximum(best - frozen, 1e-9))
-    panel.axvline(found.config.loop.slates / 2, color="grey", ls=":")
-    panel.axhline(0.8, color="grey", ls=":")
-    panel.set(
-        title="Gap from frozen to best blend, share closed", xlabel="slates", ylim=(-0.5, 1.5)
-    )
+    return summary({seed: ours[seed] / theirs[seed] - 1 for seed in ours.keys() & theirs.keys()})
 
 
-def store(found: Simulated, name: str) -> None:
-    """Figures with all that is needed to repeat them."""
-    RESULTS.mkdir(exist_ok=True)
+def store(kept: Kept) -> None:
+    """Figures with all that is needed to repeat them, and the plot."""
+    found = kept.runs()
+    runs = {name: [trace for trace, _ in found[name]] for name in _ordered(found)}
+    facts = [fact for some in found.values() for _, fact in some]
+    told, slates = figures(runs), kept.about["loop"]["slates"]
     result = {
-        "id": f"P5-{name}",
-        "commit": commit(),
-        "machine": machine(),
+        "id": f"P5-{kept.folder.name}",
+        "commits": sorted({fact["commit"] for fact in facts}),
+        "machine": sorted({fact["machine"] for fact in facts}),
+        "load": [min(fact["load"] for fact in facts), max(fact["load"] for fact in facts)],
         "finished": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
-        "data_hash": found.data_hash,
-        "seconds": round(found.seconds),
-        "processes": found.config.processes,
-        "temperature": found.config.loop.temperature,
-        "heads": found.heads,
+        **kept.about,
+        "slates": slates,
+        "seeds": {name: [run.seed for run in some] for name, some in runs.items()},
+        "cpu_seconds": {
+            name: round(sum(fact["cpu_s"] for _, fact in found[name]) / len(found[name]), 1)
+            for name in runs
+        },
+        "vw": sorted({fact["words"] for _, fact in found.get("vw", [])}),
         "interval": "95 %, Student's t over seeds; lifts paired by seed",
-        "goals": goals(found),
-        **found.to_json(),
-        "notes_of_ours": [run.notes for run in found.runs.get("ours", [])],
+        "goals": goals(kept.about["world"], runs, told),
+        "policies": told,
+        "notes_of_ours": [run.notes for run in runs.get("ours", [])],
     }
+    RESULTS.mkdir(exist_ok=True)
+    short = "" if slates == LoopConfig().slates else f"-{slates}"
+    file = RESULTS / f"loop-{kept.about['world']}{short}.json"
     text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-    (RESULTS / f"{name}.json").write_text(text + "\n", "utf-8")
-    draw(found, RESULTS / f"{name}.png")
+    file.write_text(text + "\n", "utf-8")
+    draw(kept.about, runs, file.with_suffix(".png"))
     print(json.dumps(result["goals"], indent=1))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--world", choices=WORLDS, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--slates", type=int, default=20_000)
-    parser.add_argument("--policies", nargs="+", default=POLICIES)
-    parser.add_argument("--processes", type=int, default=cores())
-    parser.add_argument("--data-dir", type=Path, default=os.environ.get("STEEREC_DATA_DIR"))
-    parser.add_argument("--cache-dir", type=Path, default=None)
-    options = parser.parse_args()
-    if options.data_dir is None:
-        parser.error("give --data-dir or set STEEREC_DATA_DIR: a folder with the sets by name")
-    logging.basicConfig(level=logging.WARNING)
+def _ordered(names: Any) -> list[str]:
+    known = [*POLICIES[:-2], "vw", *POLICIES[-2:]]
+    return [name for name in known if name in names]
+
+
+def play(options: argparse.Namespace) -> Kept:
+    """Make what is missing of the runs."""
+    loop = LoopConfig(slates=options.slates)
     config = SimulateConfig(
         world=options.world,
         seeds=options.seeds,
         policies=tuple(options.policies),
         processes=options.processes,
-        loop=LoopConfig(slates=options.slates),
+        loop=loop,
     )
-    found = simulate(config, Path(options.data_dir), options.cache_dir)
-    short = "" if options.slates == LoopConfig().slates else f"-{options.slates}"
-    store(found, f"loop-{options.world}{short}")
+    world = build_world(options.world, Path(options.data_dir), options.cache_dir)
+    model = fit_heads(world)
+    about = {"data_hash": world.data.content_hash, "heads": list(model.strategy.heads)}
+    kept = Kept.open(options.keep, options.world, loop, about)
+    jobs = missing(kept, config.policies, range(options.first, options.seeds))
+    for trace in traces(world, model, config, jobs):
+        kept.keep(trace, cpu_s=trace.cpu_s, load=round(os.getloadavg()[0], 1))
+    return kept
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--figures", action="store_true", help="only tell what is kept")
+    parser.add_argument("--world", choices=WORLDS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0, help="seed to begin with")
+    parser.add_argument("--slates", type=int, default=LoopConfig().slates)
+    parser.add_argument("--policies", nargs="+", default=POLICIES)
+    parser.add_argument("--processes", type=int, default=cores())
+    parser.add_argument("--keep", type=Path, default=RUNS, help="folder of the runs")
+    parser.add_argument("--data-dir", type=Path, default=os.environ.get("STEEREC_DATA_DIR"))
+    parser.add_argument("--cache-dir", type=Path, default=None)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    if options.figures:
+        for world in WORLDS:
+            if (options.keep / f"{world}-{options.slates}").is_dir():
+                store(Kept.found(options.keep, world, options.slates))
+        return
+    if options.data_dir is None or options.world is None:
+        parser.error("give --world, and --data-dir or STEEREC_DATA_DIR: the folder of all sets")
+    store(play(options))
 
 
 if __name__ == "__main__":

@@ -120,6 +120,7 @@ class Trace:
         expected: (n_slates,) float32 clicks that the truth expects of each slate.
         returned: (n_slates,) bool, whether the visitor came back soon.
         told: what the policy told after each block; `notes`: what it decided.
+        cpu_s: seconds of the processor that the run took.
     """
 
     policy: str
@@ -129,6 +130,7 @@ class Trace:
     returned: NDArray[np.bool_]
     told: list[Mapping[str, Any]]
     notes: list[str] = field(default_factory=list)
+    cpu_s: float = 0.0
 
 
 @dataclass(eq=False)

@@ -61,8 +61,11 @@ def _regret(name: str, runs: Runs) -> float | None:
     """Clicks per 1,000 slates that the oracle would have got more, by expected clicks."""
     if "oracle" not in runs:
         return None
-    best = np.mean([run.expected.mean() for run in runs["oracle"]])
-    return float(1_000 * (best - np.mean([run.expected.mean() for run in runs[name]])))
+    best, mine = (
+        per_seed(runs[key], lambda run: float(run.expected.mean())) for key in ("oracle", name)
+    )
+    both = best.keys() & mine.keys()
+    return 1_000 * float(np.mean([best[seed] - mine[seed] for seed in both])) if both else None
 
 
 def recovery(name: str, runs: Runs) -> float | None:
@@ -78,8 +81,12 @@ def recovery(name: str, runs: Runs) -> float | None:
         n = len(run.expected)
         return float(run.expected[min(n // 2 + RECOVER_WITHIN, 3 * n // 4) :].mean())
 
+    found = [per_seed(runs[key], late) for key in ("frozen", "oracle_blend", name)]
+    seeds = set.intersection(*(set(by_seed) for by_seed in found))
+    if not seeds:
+        return None
     frozen, best, mine = (
-        float(np.mean([late(run) for run in runs[key]])) for key in ("frozen", "oracle_blend", name)
+        float(np.mean([by_seed[seed] for seed in sorted(seeds)])) for by_seed in found
     )
     return (mine - frozen) / (best - frozen) if best > frozen else None
 

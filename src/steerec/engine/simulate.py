@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
@@ -172,28 +172,29 @@ def run_policies(
     world: World, model: Model, config: SimulateConfig, watch: Progress = unwatched
 ) -> dict[str, list[Trace]]:
     """Every policy with every seed; several at a time where asked for."""
-    seeds = range(config.seeds)
-    jobs = [(name, seed) for seed in seeds for name in _order(config.policies)]
-    _SCENE.clear()
-    _SCENE.append((world, model, config))
+    jobs = [(name, seed) for seed in range(config.seeds) for name in _order(config.policies)]
     done: dict[str, list[Trace]] = {name: [] for name in config.policies}
-    if config.processes == 1:
-        found = map(_job, jobs)
-        _collect(done, found, len(jobs), watch)
-        return done
-    # Forked, so that world and heads are shared and not copied through a pipe.
-    with ProcessPoolExecutor(config.processes, mp_context=get_context("fork")) as pool:
-        _collect(done, pool.map(_job, jobs), len(jobs), watch)
+    for number, trace in enumerate(traces(world, model, config, jobs)):
+        done[trace.policy].append(trace)
+        watch(f"{trace.policy}, seed {trace.seed}", number + 1, len(jobs))
     return done
 
 
+def traces(
+    world: World, model: Model, config: SimulateConfig, jobs: Sequence[tuple[str, int]]
+) -> Iterator[Trace]:
+    """The runs of these policies and seeds, in this order, each as soon as it is there."""
+    _SCENE.clear()
+    _SCENE.append((world, model, config))
+    if config.processes == 1:
+        yield from map(_job, jobs)
+        return
+    # Forked, so that world and heads are shared and not copied through a pipe.
+    with ProcessPoolExecutor(config.processes, mp_context=get_context("fork")) as pool:
+        yield from pool.map(_job, jobs)
+
+
 _SCENE: list[tuple[World, Model, SimulateConfig]] = []  # what forked processes find
-
-
-def _collect(done: dict[str, list[Trace]], found: Any, n: int, watch: Progress) -> None:
-    for number, trace in enumerate(found):
-        done[trace.policy].append(trace)
-        watch(f"{trace.policy}, seed {trace.seed}", number + 1, n)
 
 
 def _order(policies: tuple[str, ...]) -> list[str]:
@@ -204,12 +205,13 @@ def _order(policies: tuple[str, ...]) -> list[str]:
 def _job(job: tuple[str, int]) -> Trace:
     name, seed = job
     world, model, config = _SCENE[0]
-    began = time.perf_counter()
+    began = time.process_time()
     policy = make_policy(name, world, model, config, seed)
     trace = run(world, model, policy, config.loop, seed=seed)
+    trace = replace(trace, cpu_s=time.process_time() - began)
     log.info(
-        "policy=%s seed=%d clicks_per_1000=%.0f seconds=%.1f",
-        *(name, seed, 1_000 * trace.clicks.mean(), time.perf_counter() - began),
+        "policy=%s seed=%d clicks_per_1000=%.0f cpu_s=%.1f",
+        *(name, seed, 1_000 * trace.clicks.mean(), trace.cpu_s),
     )
     return trace
 
