@@ -21,6 +21,7 @@ from steerec.engine.strategies import ensure_promoted, follow_current, from_json
 from steerec.store import open_store
 from steerec.store.epochs import Cut
 from steerec.store.log import LoggedEvent
+from steerec.tuning.exploration import ExplorationConfig
 from steerec.tuning.guard import GuardConfig, Watch
 
 TUNING = TuningConfig(precision=5.0, guard=GuardConfig(most_nats=1.0, user_day_rows=1e6))
@@ -178,6 +179,37 @@ def test_an_own_offset_is_at_most_a_quarter_of_the_weights(store):
         w = given.theta[:, 0]
         moved = np.linalg.norm(given.turned(w) - w)
         assert moved <= 0.25 * np.linalg.norm(w) + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("budget", "limits", "step", "expected"),
+    [
+        (0.0, (0.02, 3.0), 1.0, (1.0, 1.0)),  # no budget: as the scenario says
+        (0.9, (0.02, 3.0), 1.0, (1.0, 3.0)),
+        (0.001, (0.02, 3.0), 1.0, (0.02, 0.5)),
+        (0.001, (0.0, 2.0), 0.1, (0.8, 0.8)),  # a tenth of the range below what was set
+        (0.001, (0.6, 2.0), 1.0, (0.6, 0.6)),  # the lowest that the guard allows
+    ],
+)
+def test_exploration_keeps_to_its_budget_and_to_the_guards_limits(
+    store, budget, limits, step, expected
+):
+    exploration = ExplorationConfig(budget=budget, lowest=0.01, highest=3.0)
+    guard = replace(TUNING.guard, dials={"temperature": limits}, dial_step=step)
+    tuning = replace(TUNING, exploration=exploration, guard=guard)
+    live = live_over(store, replace(CONFIG, tuning=tuning))
+    live.online.follow(visits(store, live, 40, clicks=by_content) + 1)
+    served = live.recommend(Query("u1", n=5), request_id="then", now=BEGAN + 200)
+    assert expected[0] <= served.impression.more["temperature"] <= expected[1]
+
+
+def test_where_nothing_is_to_be_explored_no_budget_makes_it(store):
+    tuning = replace(TUNING, exploration=ExplorationConfig(budget=0.5))
+    still = replace(CONFIG, default=ScenarioConfig(temperature=0.0), tuning=tuning)
+    live = live_over(store, still)
+    live.online.follow(visits(store, live, 30, clicks=by_content) + 1)
+    served = live.recommend(Query("u1", n=5), request_id="then", now=BEGAN + 200)
+    assert served.impression.more["temperature"] == 0.0
 
 
 def test_switched_off_the_strategy_stays_as_promoted(store):

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from steerec.contracts import Strategy
 from steerec.engine.logged import Row, reaction_of
@@ -18,6 +19,7 @@ from steerec.engine.phi import UNSEEN_ITEM
 from steerec.errors import ConfigError
 from steerec.store.impressions import Impression
 from steerec.tuning.design import Design, choose_columns
+from steerec.tuning.exploration import ExplorationConfig, temperature
 from steerec.tuning.guard import Allowance, GuardConfig, Reference, Watch, hold
 from steerec.tuning.joining import Joiner, Outcomes, Shown
 from steerec.tuning.learner import Learner, LearnerConfig, OnlineTuner
@@ -29,6 +31,8 @@ from steerec.tuning.sequences import MeanSequence
 
 LIVE, CONTROL = "live", "control"
 OWN_ARMS = (LIVE, CONTROL, None)  # others are of experiments: they teach, and are not compared
+EXPLORE_EVERY_S = 60.0  # how often temperatures are found anew
+ENOUGH = 20  # reference requests of a scenario, before its temperature is found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +53,26 @@ class TuningConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)  # what reactions are worth
     learner: LearnerConfig = field(default_factory=LearnerConfig)  # how fast it learns and forgets
     guard: GuardConfig = field(default_factory=GuardConfig)  # what keeps it safe
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)  # what it may cost
 
     def __post_init__(self) -> None:
         if min(self.precision, self.checkpoint_every_s) <= 0 or self.freeze_hours < 0:
             raise ConfigError("tuning: precision and checkpoint_every_s above 0, freeze_hours >= 0")
         if min(self.most_people, self.reference) < 1:
             raise ConfigError("tuning: most_people and reference must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """A request as it was logged.
+
+    Attributes:
+        scores: (n_pool, n_heads + 1): calibrated ones, and nats beside them.
+    """
+
+    scenario: str
+    scores: NDArray[np.float16]
+    phi: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -74,6 +92,7 @@ class Learning:
         strategy: that epochs stand on.
         watch: rewards of both arms since the last promotion or return.
         offsets: person → their own weights.
+        temperatures: scenario ("" for none) → what its exploration budget allows.
         counts: rows read and rewards learnt, by kind.
     """
 
@@ -89,9 +108,9 @@ class Learning:
         self.counts = {"impressions": 0, "events": 0, "learnt": 0, "late": 0, "returns": 0}
         self.frozen: Frozen | None = None
         self.offsets: dict[str, Offset] = {}
-        self._reference: deque[tuple[NDArray[np.float16], NDArray[np.float32]]] = deque(
-            maxlen=config.reference
-        )
+        self.temperatures: dict[str, float] = {}
+        self._explored: int | None = None  # the minute in which temperatures were found
+        self._reference: deque[Asked] = deque(maxlen=config.reference)
         n_heads, n_features = strategy.theta.shape
         columns = tuple(
             column
@@ -192,7 +211,7 @@ class Learning:
                 z[:, column] = scores[:, heads.index(name)]
         extra = scores[:, -1] if len(items) else np.zeros(0)  # nats, as they were shown
         if row.start == 0 and len(first.pool) > 1 and row.arm in OWN_ARMS:
-            self._reference.append((first.scores[:, :-1], first.phi))
+            self._reference.append(Asked(row.scenario or "", first.scores, first.phi))
         return Shown(
             row.request_id,
             row.user_id,
@@ -258,7 +277,28 @@ class Learning:
             self._return(verdict.reason, now)
         if self.frozen is None:
             self._tuner.publish(now)
+        if int(now // EXPLORE_EVERY_S) != self._explored:  # the same in all processes
+            self._explored = int(now // EXPLORE_EVERY_S)
+            self._explore()
         return "" if verdict.go else verdict.reason
+
+    def _explore(self) -> None:
+        """The highest temperature of each scenario that costs no more than its budget."""
+        self.temperatures = {}
+        for scenario in sorted({asked.scenario for asked in self._reference}):
+            some = [asked for asked in self._reference if asked.scenario == scenario]
+            found = self._references(some)
+            if self.config.exploration.of(scenario) == 0 or found is None or len(some) < ENOUGH:
+                continue
+            w, epoch = found.phi @ self.epoch.theta.T, self.epoch
+            scores = np.where(
+                found.open, np.einsum("nh,nph->np", w, found.z) + found.extra, -np.inf
+            )
+            context = epoch.b_position[0] + found.phi @ epoch.b_context
+            log_odds = epoch.gamma * np.where(found.open, scores, 0.0) + context[:, None]
+            self.temperatures[scenario] = temperature(
+                scores, special.expit(log_odds), scenario=scenario, config=self.config.exploration
+            )
 
     def _return(self, reason: str, now: float) -> None:
         """Back to the promoted strategy: the live arm was worse for sure."""
@@ -281,22 +321,24 @@ class Learning:
         loud = theta * (wanted / has) if has > 0 else theta
         return hold(loud, promoted, reference, self.config.guard.most_nats)[0]
 
-    def _references(self) -> Reference | None:
+    def _references(self, asked: Iterable[Asked] | None = None) -> Reference | None:
+        """Newest requests, or some of them, as arrays; None where none is of these heads."""
         n_heads, n_features = self.strategy.theta.shape
         fitting = [
-            (z, phi)
-            for z, phi in self._reference
-            if z.shape[1] == n_heads and len(phi) == n_features
+            one
+            for one in (self._reference if asked is None else asked)
+            if one.scores.shape[1] == n_heads + 1 and len(one.phi) == n_features
         ]
         if not fitting:
             return None
-        width = max(len(z) for z, _ in fitting)
+        width = max(len(one.scores) for one in fitting)
         z = np.zeros((len(fitting), width, n_heads), np.float32)
-        may = np.zeros((len(fitting), width), bool)
-        for row, (scores, _) in enumerate(fitting):
-            z[row, : len(scores)], may[row, : len(scores)] = scores, True
-        phi = np.stack([phi for _, phi in fitting]).astype(np.float64)
-        return Reference(z, phi, may)
+        extra, may = np.zeros((len(fitting), width)), np.zeros((len(fitting), width), bool)
+        for row, one in enumerate(fitting):
+            n = len(one.scores)
+            z[row, :n], extra[row, :n], may[row, :n] = one.scores[:, :-1], one.scores[:, -1], True
+        phi = np.stack([one.phi for one in fitting]).astype(np.float64)
+        return Reference(z, phi, may, extra)
 
 
 class Kept(msgspec.Struct):

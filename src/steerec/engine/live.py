@@ -159,8 +159,10 @@ class Live:
             policy = replace(self._state.policy, draw=scenario.draw)
             if self.online is not None:
                 given = self.online.given(query.user_id, query.session)
+                warm = self.online.temperature(query.scenario, scenario.temperature)
                 policy = replace(
                     policy,
+                    draw=replace(scenario.draw, temperature=warm),
                     theta=given.theta,
                     turn=None if given.offset is None else given.turned,
                     epoch=given.epoch,

@@ -25,7 +25,7 @@ from steerec.store.checkpoints import Checkpoint
 from steerec.store.epochs import Cut
 from steerec.store.impressions import Impression
 from steerec.tuning.experiments import stable_share
-from steerec.tuning.guard import Watch
+from steerec.tuning.guard import Watch, hold_dials
 from steerec.tuning.observed import Epoch
 from steerec.tuning.personal import Offset
 
@@ -107,6 +107,17 @@ class Online:
     def counts(self) -> dict[str, int]:
         """Rows read and rewards learnt, by kind."""
         return self._learning.counts
+
+    def temperature(self, scenario: str | None, given: float) -> float:
+        """The temperature of a scenario: as given, or what its exploration budget allows.
+
+        The guard's limits on the dial hold, and 0 stays 0.
+        """
+        wanted = self._learning.temperatures.get(scenario or "")
+        if wanted is None or given == 0 or not self.config.on:
+            return given
+        dial = {"temperature": given}
+        return hold_dials({"temperature": wanted}, dial, self.config.guard)["temperature"]
 
     def follow(self, now: float) -> int:
         """Reach the cuts that processes made, and make one where it is time; rows read.

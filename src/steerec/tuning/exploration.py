@@ -14,10 +14,10 @@ from steerec.tuning.observed import Doubles
 class ExplorationConfig:
     """Settings of exploration."""
 
-    budget: float = 0.02  # share of expected reward that may be lost
+    budget: float = 0.0  # share of expected reward it may cost; 0: temperatures stay as set
     scenarios: Mapping[str, float] = field(default_factory=dict)  # budgets of their own
     lowest: float = 0.02  # temperature; some is always kept, so that logs can be replayed
-    highest: float = 1.0
+    highest: float = 1.0  # temperature
 
     def __post_init__(self) -> None:
         if not all(0 <= share < 1 for share in (self.budget, *self.scenarios.values())):

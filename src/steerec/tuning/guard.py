@@ -19,6 +19,10 @@ MOST_USERS = 500_000  # whose day is kept in mind; the burst limit holds beside
 _CLOSED = -1e30
 
 
+def _limits() -> dict[str, tuple[float, float]]:
+    return {"temperature": (0.02, 0.6)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class GuardConfig:
     """Settings of the guard."""
@@ -30,7 +34,7 @@ class GuardConfig:
     user_day_rows: float = 200.0  # shown items of one user that are learnt from in a day
     burst_ratio: float = 4.0  # a minute's rows, in mean minutes, before they weigh less
     burst_rows: float = 1_000.0  # rows a minute may always bring
-    dials: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # lowest, highest
+    dials: Mapping[str, tuple[float, float]] = field(default_factory=_limits)  # lowest, highest
     dial_step: float = 0.25  # most a dial moves from the promoted value, in parts of its range
 
     def __post_init__(self) -> None:
@@ -53,16 +57,18 @@ class Reference:
         z: (n, n_pool, n_heads) float32 calibrated scores, 0 where `open` is false.
         phi: (n, n_features).
         open: (n, n_pool), items that may be shown.
+        extra: (n, n_pool) nats beside wᵀz, the same under any θ.
     """
 
     z: NDArray[np.float32]
     phi: Doubles
     open: NDArray[np.bool_]
+    extra: Doubles | float = 0.0
 
     def scores(self, theta: Doubles) -> Doubles:
-        """(n, n_pool): wᵀz; closed items far below all others."""
+        """(n, n_pool): wᵀz and what stands beside; closed items far below all others."""
         w = self.phi @ theta.T
-        found = np.matmul(self.z, w[:, :, None])[:, :, 0]
+        found = np.matmul(self.z, w[:, :, None])[:, :, 0] + self.extra
         return np.where(self.open, found, _CLOSED)
 
     def kl(self, live: Doubles, promoted: Doubles) -> float:
