@@ -1,5 +1,6 @@
 import importlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,36 @@ def test_the_table_of_ablation_has_the_greatest_loss_first(quality):
     lines = list(quality("results").ablation_lines(ours, "hr@10", "HR@10"))
     assert lines[2].startswith("| ease | 0.1500 | +0.0500 | +0.0400 to +0.0600 | 0.1500 |")
     assert lines[3].startswith("| als | 0.2000 | +0.0000 | -0.0100 to +0.0100 |")
+
+
+def test_the_race_names_the_fastest_of_our_runs_that_reaches_the_peers_best(quality):
+    def epoch(seconds, ndcg):
+        return {"seconds": seconds, "ndcg@10": ndcg}
+
+    def run(fit_s, ndcg):
+        return {"seconds": {"fit": fit_s}, "results": {"blend": {"ndcg@10": ndcg}}}
+
+    verdict = quality("race").verdict
+    epochs = [epoch(200, 0.1), epoch(400, 0.18), epoch(600, 0.17)]
+    ours = {"quick": run(60, 0.17), "slow": run(900, 0.21), "middle": run(300, 0.19)}
+    words = verdict(epochs, ours, 600)
+    assert "best, 0.1800 after 400 s, is reached by middle in 300 s, 1/2.0 of" in words
+    assert "(goal 1/5: not reached)" in words
+    assert "1/10.0 of the peer's 600 s (goal 1/5: reached)" in verdict(epochs[:1], ours, 600)
+    assert "not reached by any" in verdict([epoch(1, 0.3)], ours, 600)
+
+
+def test_a_race_reads_a_peer_line_by_line_and_lets_it_go_on(quality):
+    race = quality("race")
+    code = (
+        "import json\n"
+        "for n in (1, 2):\n"
+        "    print('warning: of a library'); print(json.dumps({'epoch': n}), flush=True)\n"
+        "    assert input() == ''\n"
+    )
+    assert list(race._told_by([sys.executable, "-c", code])) == [{"epoch": 1}, {"epoch": 2}]
+    with pytest.raises(SystemExit, match="exit status 3"):
+        list(race._told_by([sys.executable, "-c", "raise SystemExit(3)"]))
 
 
 def test_peers_of_other_rows_are_refused(quality, tmp_path):

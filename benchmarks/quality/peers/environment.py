@@ -15,17 +15,17 @@ def default_env() -> Path:
     return (Path(cache) if cache else Path.home() / ".cache") / "steerec" / "peers-env"
 
 
-def ready_env(folder: Path) -> Path:
+def ready_env(folder: Path, requirements: Path = REQUIREMENTS) -> Path:
     """The environment's Python; installs unless these very requirements are there already."""
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    marker, wanted = folder / "installed.txt", REQUIREMENTS.read_text("utf-8")
+    marker, wanted = folder / "installed.txt", requirements.read_text("utf-8")
     if python.exists() and marker.exists() and marker.read_text("utf-8") == wanted:
         return python
     venv.create(folder, with_pip=True)
     pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "-q"]
     torch = next(line for line in wanted.splitlines() if line.startswith("torch=="))
     subprocess.run([*pip, torch], check=True)  # alone, so that no other build of it is fetched
-    subprocess.run([*pip, "-r", str(REQUIREMENTS)], check=True)
+    subprocess.run([*pip, "-r", str(requirements)], check=True)
     marker.write_text(wanted, "utf-8")
     return python
 
