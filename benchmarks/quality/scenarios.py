@@ -59,6 +59,9 @@ SCENARIOS: dict[str, Scenario] = {
     "P2b-online-retail-all": Scenario("online-retail", "basket", "all"),
     "P2b-online-retail-new": Scenario("online-retail", "basket", "new"),
     "P3-amazon-beauty": Scenario("amazon-beauty", "cold", "time-blind", peers=False),
+    "P3-amazon-beauty-networks": Scenario(
+        "amazon-beauty", "cold", "time-blind", peers=False, heads="quick,sequence"
+    ),
     "P3-ml-1m": Scenario("ml-1m", "cold", "time-blind", peers=False),
     "P4-ml-100k": Scenario("ml-100k", "stream", "live", peers=False),
     "P4-ml-1m": Scenario("ml-1m", "stream", "live", peers=False),
