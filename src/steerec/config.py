@@ -22,6 +22,7 @@ from steerec.data.dataset import DEFAULT_WEIGHTS
 from steerec.data.mapping import check_mapping
 from steerec.data.rules import CleanConfig
 from steerec.encoders import EncoderConfig
+from steerec.encoders.finetuned import FineTuneConfig
 from steerec.engine.blend import BlendConfig
 from steerec.engine.calibrate import CalibrationConfig
 from steerec.engine.live_config import LiveConfig, ScenarioConfig
@@ -230,6 +231,7 @@ class Settings:
     data: DataConfig = field(default_factory=DataConfig)
     clean: CleanConfig = field(default_factory=CleanConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    finetune: FineTuneConfig = field(default_factory=FineTuneConfig)
     fit: FitSettings = field(default_factory=FitSettings)
     heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
@@ -286,6 +288,7 @@ SECTIONS: Mapping[str, type] = {
     "data": DataConfig,
     "clean": CleanConfig,
     "encoder": EncoderConfig,
+    "finetune": FineTuneConfig,
     "fit": FitSettings,
     "calibration": CalibrationConfig,
     "blend": BlendConfig,

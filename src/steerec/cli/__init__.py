@@ -11,6 +11,7 @@ from steerec.cli import (
     ask,
     demo,
     experiments,
+    finetune,
     intake,
     learn,
     refit,
@@ -81,6 +82,7 @@ demo.register(app)
 intake.register(app)
 learn.register(app)
 search.register(app)
+finetune.register(app)
 ask.register(app)
 serve.register(app)
 refit.register(app)

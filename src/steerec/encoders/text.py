@@ -53,7 +53,7 @@ class SentenceEncoder:
         if not order:
             return out
         size = self._config.batch_size
-        with _threads(self._config.threads):
+        with cpu_threads(self._config.threads):
             for start in range(0, len(order), size):
                 rows = order[start : start + size]
                 out[rows] = self._model.encode(
@@ -105,7 +105,7 @@ def _size(files: ModelFiles, config: EncoderConfig) -> tuple[int, int]:
 
 
 @contextmanager
-def _threads(wanted: int) -> Iterator[None]:
+def cpu_threads(wanted: int) -> Iterator[None]:
     """So many torch threads for a while; 0 leaves them as they are."""
     import torch
 

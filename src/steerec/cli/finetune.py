@@ -1,0 +1,82 @@
+"""The verb that fine-tunes a text encoder on the log."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steerec.cli import options, show
+from steerec.cli.intake import print_intake, take_in_showing
+from steerec.data.counted import counted
+
+if TYPE_CHECKING:
+    from steerec.encoders.finetuned import FineTuned
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(
+        epilog="Examples:\n\n"
+        "steerec finetune --data dataset/ --out encoder/\n\n"
+        'then, in steerec.toml, \\[encoder] model = "encoder", and steerec train as before'
+    )(options.spread(finetune))
+
+
+def finetune(
+    data: options.Data,
+    files: options.Files,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the model.")] = Path("encoder"),
+    steps: Annotated[int | None, typer.Option(min=1, help="Most batches.")] = None,
+    config: options.Config = None,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+    *,
+    json: options.AsJson = False,
+) -> None:
+    """Teach the text encoder which texts people take after which; writes a model folder.
+
+    Nothing is written where held-out steps are foretold no better than before.
+    """
+    from steerec.encoders.finetune import base_model, finetune
+    from steerec.encoders.finetuned import check_folder
+    from steerec.encoders.pairs import pairs_of
+    from steerec.engine.texts import texts_of
+
+    settings = options.settings_of(config, threads=threads)
+    how = settings.finetune if steps is None else replace(settings.finetune, steps=steps)
+    check_folder(out)
+    base = base_model(settings.encoder, settings.cache_dir / "vectors")
+    source = options.source_of(settings, data, files)
+    came = take_in_showing(source, settings.clean, now=time.time())
+    if not json:
+        print_intake(came)
+    texts = texts_of(came.data.items, settings.data.template)
+    pairs, held_out = pairs_of(came.data, texts, last=how.last)
+    with show.progress() as step:
+        made = finetune(
+            base, pairs, held_out, how, seed=seed, threads=settings.encoder.threads,
+            watch=lambda done, total: step("fine-tune encoder", done, total),
+        )  # fmt: skip
+    made = replace(made, about={"data_hash": came.data.content_hash, "seed": seed})
+    made.save(out)
+    if json:
+        typer.echo(show.as_json({"model": str(out), **made.told()}))
+        return
+    _print_gain(made, out)
+
+
+def _print_gain(made: "FineTuned", out: Path) -> None:
+    console = show.out()
+    console.print(
+        f"Learnt from {counted(made.n_pairs, 'pair')} in {made.seconds:.0f} s, best after "
+        f"{max(made.curve, key=lambda point: point[1])[0]} steps."
+    )
+    console.print(
+        f"Held-out steps, NDCG@10 among {made.pool:,} texts: {made.before:.3f} before, "
+        f"{made.after:.3f} after."
+    )
+    console.print(
+        f'Model: {out}/  (next: name it in steerec.toml, \\[encoder] model = "{out}", and train)'
+    )
