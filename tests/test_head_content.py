@@ -64,6 +64,23 @@ def test_an_exact_word_beats_a_typo_of_it():
     assert lexical.search("shampo", 1)[1][0] < lexical.search("shampoo", 1)[1][0]
 
 
+def test_words_of_later_texts_are_found_as_if_they_had_been_there(tmp_path):
+    texts = ["green tea", "green tea cup", "wool scarf", "blue wool yarn"]
+    more = ["steel umbrella", "umbrella for a wool cup"]
+    # length and rareness of what was there are those of the fit
+    config = LexicalConfig(b=0.0, max_share=1.0)
+    grown = Lexical.fit(texts, config).with_texts(more[:1]).with_texts(more[1:])
+    whole = Lexical.fit(texts + more, config)
+    assert sorted(grown.terms) == list(whole.terms)
+    assert grown.search("umbrella", 9)[0].tolist() == [4, 5]
+    assert grown.search("umbrela", 9)[0].tolist() == [4, 5]
+    assert sorted(grown.search("wool", 9)[0]) == [2, 3, 5]
+    assert grown.alike[4, 5] > 0  # by a word that neither had in the fit
+    assert (grown.alike != grown.alike.T).nnz == 0
+    grown.save(tmp_path)
+    assert Lexical.load(tmp_path).search("umbrella", 9)[0].tolist() == [4, 5]
+
+
 def test_search_for_nothing_or_for_nonsense_finds_nothing():
     lexical = Lexical.fit(["tea pot", "wool"], LexicalConfig())
     for text in ("", "  !!", "qqqqqq"):

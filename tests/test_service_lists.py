@@ -336,6 +336,12 @@ def test_a_bare_service_becomes_useful_by_itself(bare):
     assert len(bare.ids("ann", n=36)) == 36
     found = bare.get("/api/items", params={"q": "yarn"}).json()["entries"]
     assert {e["id"].split("-")[0] for e in found} == {"wool"}
+    bare.post("/api/items", {"id": "rain", "attributes": {"title": "Umbrella", "price": 99}})
+    bare.settle()  # its word is new too
+    found = bare.get("/api/items", params={"q": "umbrella"}).json()["entries"]
+    assert [e["id"] for e in found] == ["rain"]
+    assert bare.call("DELETE", "/api/items/rain").json() == {"count": 1}
+    bare.settle()
     for user in range(8):
         bare.event(f"u{user}", "garden-3")
     assert bare.ids("newcomer", n=1) == ["garden-3"]

@@ -63,7 +63,7 @@ class Lexical:
     """Texts of the catalogue as BM25 rows.
 
     Attributes:
-        terms: the vocabulary, sorted.
+        terms: the vocabulary; words that came with later items are at the end.
         weights: (n_items, n_terms) float32 BM25 weights.
         alike: (n_items, n_items) float32 cosine of the texts' BM25 rows, the strongest of each
             row, no item with itself.
@@ -95,20 +95,24 @@ class Lexical:
         return cls(config, terms, weights, _alike(weights, config), typical)
 
     def with_texts(self, texts: Sequence[str]) -> Self:
-        """The same with more items at the end, by the words that are known already."""
-        counted = [Counter(t for t in _terms(text) if t in self._place) for text in texts]
-        indices = [self._place[term] for counts in counted for term in counts]
-        data = [n for counts in counted for n in counts.values()]
-        indptr = np.concatenate([[0], np.cumsum([len(counts) for counts in counted])])
-        shape = (len(counted), len(self.terms))
-        counts = sparse.csr_matrix((np.array(data, np.float32), indices, indptr), shape=shape)
-        counts.sort_indices()
+        """The same with more items at the end, and with the words that only they have."""
+        counted = [Counter(_terms(text)) for text in texts]
+        new = sorted(set().union(*counted) - self._place.keys())
+        terms = (*self.terms, *new)
+        place = self._place | {term: len(self.terms) + i for i, term in enumerate(new)}
+        counts = _counts(counted, place)
+        n_items = self.weights.shape[0] + len(texts)
+        having = np.bincount(counts.indices, minlength=len(terms))[len(self.terms) :]
+        idf = np.concatenate([self._idf, _idf(having, n_items)])
         length = np.asarray(counts.sum(axis=1)).ravel()
-        weights = _bm25(counts, self._idf, length / self.typical, self.config)
-        everything = sparse.vstack([self.weights, weights], format="csr")
-        new = _alike(everything, self.config, start=len(self.known))
-        old = sparse.hstack([self.alike, new[:, : len(self.known)].T], format="csr")
-        return replace(self, weights=everything, alike=sparse.vstack([old, new], format="csr"))
+        weights = _bm25(counts, idf, length / self.typical, self.config)
+        before = (self.weights.data, self.weights.indices, self.weights.indptr)
+        known = sparse.csr_matrix(before, shape=(self.weights.shape[0], len(terms)))
+        everything = sparse.vstack([known, weights], format="csr")
+        like = _alike(everything, self.config, start=len(self.known))
+        old = sparse.hstack([self.alike, like[:, : len(self.known)].T], format="csr")
+        alike = sparse.vstack([old, like], format="csr")
+        return replace(self, terms=terms, weights=everything, alike=alike)
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -229,19 +233,27 @@ def _spelled(word: str) -> set[str]:
 def _incidence(counted: Sequence[Mapping[str, int]]) -> tuple[sparse.csr_matrix, tuple[str, ...]]:
     """(len(counted), n_terms) float32 counts, and the terms, sorted."""
     terms = tuple(sorted(set().union(*counted)))
-    place = {term: i for i, term in enumerate(terms)}
+    return _counts(counted, {term: i for i, term in enumerate(terms)}), terms
+
+
+def _counts(counted: Sequence[Mapping[str, int]], place: Mapping[str, int]) -> sparse.csr_matrix:
+    """(len(counted), len(place)) float32."""
     indices = np.array([place[term] for counts in counted for term in counts], np.int32)
     data = np.array([n for counts in counted for n in counts.values()], np.float32)
     indptr = np.concatenate([[0], np.cumsum([len(counts) for counts in counted])])
-    return sparse.csr_matrix((data, indices, indptr), shape=(len(counted), len(terms))), terms
+    found = sparse.csr_matrix((data, indices, indptr), shape=(len(counted), len(place)))
+    found.sort_indices()
+    return found
 
 
 def _idf_of(rows: sparse.csr_matrix) -> Floats:
+    """(n_terms,) float32 of the terms in these rows."""
+    return _idf(np.bincount(rows.indices, minlength=rows.shape[1]), rows.shape[0])
+
+
+def _idf(having: NDArray[np.integer], n_items: int) -> Floats:
     """(n_terms,) float32, never below 0. Source: as _bm25, eq. 3.11 with 1 added."""
-    n_items, n_terms = rows.shape
-    having = np.bincount(rows.indices, minlength=n_terms)
-    idf = np.log1p((n_items - having + 0.5) / (having + 0.5))
-    return np.asarray(idf, np.float32)
+    return np.asarray(np.log1p((n_items - having + 0.5) / (having + 0.5)), np.float32)
 
 
 def _bm25(
