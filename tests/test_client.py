@@ -146,6 +146,7 @@ async def walk(client, user, item):
     got["explained"] = await client.explain(got["list"].request_id)
     got["data"] = await client.user_data("ann")
     got["erased"] = await client.erase("ann")
+    got["dump"] = await client.dump()
     got["metrics"] = await client.metrics()
     return got
 
@@ -175,6 +176,7 @@ def test_every_route_of_the_service_has_a_call(got):
 def test_answers_are_values(got):
     assert (got["live"].status, got["ready"].degraded) == ("ok", ())
     assert (got["put"], got["deleted"], got["imported"], got["user_gone"]) == (2, 1, 2, 1)
+    assert got["dump"].startswith(b"PK")
     assert got["item"].attributes == KETTLE.attributes
     assert got["item"].labels == ("steel",)
     assert (got["changed"].stock, got["changed"].attributes) == (0, {"title": "Kettle"})

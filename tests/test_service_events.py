@@ -179,6 +179,14 @@ def test_a_session_is_merged_once_into_the_user_who_logs_in(shop):
     assert shop.ids("ann") == shop.ids("visitor-7")
 
 
+def test_an_event_cannot_claim_to_be_merged_and_have_others_erased_with_its_user(shop):
+    shop.event("victim", "i0001")
+    body = {"user_id": "eve", "item_id": "i0002", "context": {"merged_from": "victim"}}
+    assert "only a merge sets" in problem(shop.post("/api/events", body), 422)
+    shop.call("DELETE", "/api/users/eve/data")
+    assert len(shop.get("/api/users/victim/data").json()["records"]) == 1
+
+
 def test_merging_back_and_with_oneself_doubles_nothing(shop):
     shop.event("visitor-7", "i0001")
     shop.post("/api/users/ann/merge", {"session_id": "visitor-7"})

@@ -50,6 +50,7 @@ def test_a_full_disk_is_told_nothing_acknowledged_is_lost_and_space_heals_it(sho
     for answer in refusals:
         assert "free disk space" in problem(answer, 503)
         assert int(answer.headers["Retry-After"]) >= 1
+    assert "free disk space" in shop.get("/api/health/ready").json()["degraded"][0]
     # Lists are made from memory; items cannot be written, and the answer says so.
     assert len(shop.ids("ann", n=5)) == 5
     assert shop.get("/api/health/live").status_code == 200

@@ -4,6 +4,7 @@ import json
 import logging
 import ssl
 import subprocess
+import tempfile
 import time
 from dataclasses import replace
 from urllib.error import HTTPError, URLError
@@ -136,6 +137,22 @@ def test_one_key_is_slowed_down_and_others_are_not(sqlite_url, loop):
 # Tenants
 
 
+def test_a_dump_over_http_restores_and_leaves_no_file(locked, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    key = key_for(locked, "admin")
+    event = {"user_id": "ann", "item_id": "i0001", "event_id": "e1"}
+    locked.post("/api/events", event, key=key)
+    answer = locked.get("/api/dump", key=key)
+    assert answer.headers["content-type"] == "application/zip"
+    assert not list(tmp_path.glob("steerec-dump-*"))
+    (tmp_path / "dump.zip").write_bytes(answer.content)
+    other = open_store(f"sqlite:///{tmp_path}/other.db")
+    other.restore(tmp_path / "dump.zip")
+    assert [one.event_id for one in other.log.iterate("default")] == ["e1"]
+    assert other.keys.check(key) is not None
+    other.close()
+
+
 def test_a_tenant_cannot_cross_anywhere(locked):
     """Whatever the first one has, the second neither reads, nor changes, nor deletes."""
     one = key_for(locked, "admin")
@@ -160,6 +177,7 @@ def test_a_tenant_cannot_cross_anywhere(locked):
     reads(f"/api/requests/{slate['request_id']}/explain", 404)
     reads(f"/api/recommend/ann?next={slate['next']}", 404)
     reads("/api/items/i0001/similar", 404)
+    assert "holds all tenants" in problem(locked.get("/api/dump", key=two), 403)
     for path in ("/api/items", "/api/items/export", "/api/users", "/api/users/export"):
         assert "ann" not in reads(path, 200).text
     assert reads("/api/users/ann/data", 200).json() == {"records": []}

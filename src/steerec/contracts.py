@@ -130,6 +130,7 @@ class Query:
         repeats: whether items of the user's own history may be shown (what they disliked last
             never is); None: as fitted.
         scenario, device: placement and device, where φ was given columns for them.
+        place: where it is seen; logged with the slate, and a slice of experiments.
         condition: an expression over attributes that items must fulfil, such as
             `price < 20 and "vegan" in tags`.
         candidates: the only item ids that may be shown; None: the whole catalogue.
@@ -144,6 +145,7 @@ class Query:
     repeats: bool | None = None
     scenario: str | None = None
     device: str | None = None
+    place: str | None = None
     about: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     condition: str | None = None

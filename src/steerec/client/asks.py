@@ -346,6 +346,11 @@ def metrics() -> Ask[str]:
     return Ask("GET", "/metrics", lambda body: body.decode())
 
 
+def dump() -> Ask[bytes]:
+    """The whole store as a zip, all of it in memory here; needs an admin's key."""
+    return Ask("GET", "/api/dump", bytes, again=False)
+
+
 # Parts
 
 

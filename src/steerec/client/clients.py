@@ -193,6 +193,7 @@ class SteerecClient:
     live = _Waiting(asks.live)
     ready = _Waiting(asks.ready)
     metrics = _Waiting(asks.metrics)
+    dump = _Waiting(asks.dump)
 
 
 class AsyncSteerecClient:
@@ -310,6 +311,7 @@ class AsyncSteerecClient:
     live = _Awaited(asks.live)
     ready = _Awaited(asks.ready)
     metrics = _Awaited(asks.metrics)
+    dump = _Awaited(asks.dump)
 
 
 def _headers(key: str | None) -> dict[str, str]:

@@ -286,7 +286,7 @@ class _Reading:
             fail(
                 self.text,
                 token.at,
-                f"{op}: expected an attribute on one side, a value on the other",
+                f"{token.kind}: expected an attribute on one side, a value on the other",
             )
         if right.value is None and op not in ("==", "!="):
             fail(self.text, right.at, f"{op} null: a missing value is tested with == or !=")

@@ -57,7 +57,9 @@ class Catalogue:
         if found is not None:
             return found
         near = self.near(item_id)
-        hint = f"did you mean {', '.join(near)}?" if near else "see items.parquet for the ids"
+        hint = (
+            f"did you mean {', '.join(near)}?" if near else "write it first, or ask with another id"
+        )
         raise UnknownItemError(
             f"no item has the id {item_id!r} ({counted(self.data.n_items, 'item')} known): {hint}"
         )

@@ -261,6 +261,8 @@ def _impression(
         more["session"] = list(query.session[-20:])
     if query.device:
         more["device"] = query.device
+    if query.place:
+        more["place"] = query.place
     return Impression(
         request_id=slate.request_id,
         time=now,

@@ -116,6 +116,8 @@ class Tally:
             parts.append(f"scenario: {row.scenario}")
         if "device" in row.more:
             parts.append(f"device: {row.more['device']}")
+        if "place" in row.more:
+            parts.append(f"place: {row.more['place']}")
         return tuple(parts)
 
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from steerec.service import catalogue, events, experiments, lists, operations, people, strategy
 from steerec.service.calls import ESCAPED, Counter, Route
 from steerec.service.gorse import routes as gorse
-from steerec.service.openapi import document
+from steerec.service.openapi import answers, document
 from steerec.service.problems import Problem
 from steerec.service.schemas import (
     Counted,
@@ -76,6 +76,7 @@ _LINES = {  # a body that is read as it comes
         },
     }
 }
+_ZIP = {"responses": answers({"application/zip": {"schema": {"type": "string"}}})}
 
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -186,6 +187,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", "/api/health/live", operations.get_live, "open", HealthOut, "operations"),
     Route("GET", "/api/health/ready", operations.get_ready, "open", HealthOut, "operations"),
+    Route("GET", "/api/dump", operations.get_dump, "admin", None, "dump", more=_ZIP),
     Route("GET", "/metrics", operations.get_metrics, "open", None, "operations"),
 )  # fmt: skip
 

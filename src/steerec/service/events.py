@@ -68,7 +68,16 @@ def _moved(one: LoggedEvent, session_id: str, user_id: str) -> LoggedEvent:
 
 
 def logged(event: EventIn) -> LoggedEvent:
-    """An event of the wire as the log has it; one without an id gets one of its own."""
+    """An event of the wire as the log has it; one without an id gets one of its own.
+
+    Raises:
+        Problem: 422 if it claims to come from a merge: whom it names would be erased with its user.
+    """
+    if event.context and MERGED_FROM in event.context:
+        raise refused(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            f"context has {MERGED_FROM!r}, which only a merge sets: give it another name",
+        )
     return LoggedEvent(
         event.event_id or uuid4().hex,
         Event(

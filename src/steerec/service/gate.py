@@ -17,7 +17,7 @@ SCOPES: Mapping[str, str] = {
     "events": "send events and merge sessions",
     "catalogue": "write items and users",
     "operate": "the strategy, explanations, export and erasure of persons",
-    "admin": "keys, dump and restore, and all of the others",
+    "admin": "the dump of all tenants, and all of the others",
     "open": "what needs no key: whether the service lives",
 }
 OWNER = "default"  # the tenant of a service without keys

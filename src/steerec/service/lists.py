@@ -177,6 +177,7 @@ def query_of(call: Call, wanted: RecommendIn) -> Query:
         repeats=wanted.repeats,
         scenario=placement,
         device=context.device,
+        place=context.place,
         about=wanted.about,
         attributes=wanted.attributes,
         condition=wanted.filter,

@@ -93,10 +93,12 @@ def _responses(route: Route, refs: dict[Any, Any]) -> dict[str, Any]:
     content = _STREAMED
     if route.answer is not None:
         content = {"application/json": {"schema": refs[route.answer]}}
-    return {
-        str(int(route.status)): {"description": "done", "content": content},
-        "default": PROBLEM,
-    }
+    return answers(content, route.status)
+
+
+def answers(content: dict[str, Any], status: int = 200) -> dict[str, Any]:
+    """The responses of an operation that answers with this, or with a problem."""
+    return {str(int(status)): {"description": "done", "content": content}, "default": PROBLEM}
 
 
 def _in_path(path: str) -> list[dict[str, Any]]:

@@ -67,7 +67,7 @@ class EventsOut(Answer):
 
 
 class Context(Body):
-    """Where and when a list will be seen."""
+    """Where and when a list will be seen; all of it is logged with the list."""
 
     device: Annotated[str, Meta(max_length=64)] | None = None
     time: Time | None = None

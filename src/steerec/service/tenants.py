@@ -82,7 +82,8 @@ class Tenant:
 
     def degraded(self) -> list[str]:
         """What is away, while lists are still made from memory."""
-        away = self._away | ({"encoder": self.live.unread} if self.live.unread else {})
+        now = {"encoder": self.live.unread, "store": self.store.writer.failing}
+        away = {what: why for what, why in now.items() if why} | self._away
         return [f"{what}: {why}" for what, why in sorted(away.items())]
 
 

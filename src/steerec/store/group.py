@@ -57,7 +57,11 @@ class _Job:
 
 
 class GroupWriter:
-    """One thread that writes for all callers; a caller's future is set only after the commit."""
+    """One thread that writes for all callers; a caller's future is set only after the commit.
+
+    Attributes:
+        failing: why the newest group could not be written; empty: it was.
+    """
 
     def __init__(self, database: Database, config: GroupConfig) -> None:
         self._database = database
@@ -67,6 +71,7 @@ class GroupWriter:
         self._waiting = 0
         self._rows_per_s = 1_000.0  # of late
         self._closed = False
+        self.failing = ""
         self._thread = threading.Thread(target=self._run, name="steerec-writer", daemon=True)
         self._thread.start()
 
@@ -153,6 +158,7 @@ class GroupWriter:
             answers = self._write(jobs)
         except StorageError as e:
             log.error("group_rows=%s failed error=%s", sum(len(j.rows) for j in jobs), e)
+            self.failing = str(e)
             for job in jobs:
                 job.done.set_exception(e)
         except Exception as e:  # a fault of ours must reach its caller and not end the thread
@@ -163,6 +169,7 @@ class GroupWriter:
             else:
                 jobs[0].done.set_exception(e)
         else:
+            self.failing = ""
             for job, answer in zip(jobs, answers, strict=True):
                 job.done.set_result(answer)
 
