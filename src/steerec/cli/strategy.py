@@ -11,6 +11,7 @@ import typer
 from steerec.cli import options, show
 
 if TYPE_CHECKING:
+    from steerec.engine.standing import Standing
     from steerec.store import Store
     from steerec.store.strategies import StrategyVersion
 
@@ -20,6 +21,7 @@ strategy = typer.Typer(
     epilog="Example:\n\nsteerec strategy show",
 )
 Why = Annotated[str, typer.Option("--reason", help="Why, for the history.")]
+MOVES_TOLD = 4  # of a version's moved weights, the largest
 WHEN = {  # contexts in which weights are told, as features that are 1
     "new visitors": ("bias", "length~0"),
     "after 5 events": ("bias", "length~5"),
@@ -41,16 +43,28 @@ def show_strategy(
     json: options.AsJson = False,
 ) -> None:
     """The strategy in force in words: who leads for whom, what moved it lately, what it gained."""
+    from steerec.engine.online import kept_theta
+    from steerec.engine.standing import standings
+
+    settings = options.settings_of(config)
     with options.opened_store(config) as store:
         current = store.strategies.current(tenant)
         if current is None:
             raise typer.BadParameter(f"tenant {tenant!r} has no strategy yet: serve a model first")
         promotions = store.strategies.promotions(tenant, limit=3)
-    out = show.out()
+        live = kept_theta(store, tenant, current)
+        reward, now = settings.tuning.reward, time.time()
+        standing = standings(store, tenant, [current], reward, now=now)[0]
     if json:
-        told = {**asdict(current), "promotions": [asdict(move) for move in promotions]}
+        told = {
+            **asdict(current),
+            "promotions": [asdict(move) for move in promotions],
+            "online": standing.to_json(),
+            "live_theta": None if live is None else live.tolist(),
+        }
         typer.echo(show.as_json(told))
         return
+    out = show.out()
     out.print(f"Version {current.version}, by {current.author}, {_when(current.made)}.")
     for who, features in WHEN.items():
         out.print(f"  {who}: {in_words(current.strategy, features)}")
@@ -58,10 +72,53 @@ def show_strategy(
         out.print(f"  dial {name}: {value:g}")
     for move in promotions:
         out.print(f"{_when(move.time)} version {move.version} by {move.author}: {move.reason}")
-    if "estimate" in current.estimates:
-        low, high = current.estimates["interval"]
-        gain = current.estimates["estimate"]
-        out.print(f"Estimated gain: {gain:+.4f} a slate, {low:+.4f} to {high:+.4f}.")
+    for line in [*_moved(current, live), *_gained(standing)]:
+        out.print(line)
+
+
+def _moved(current: "StrategyVersion", live: Any) -> list[str]:
+    """What moved the strategy lately: at the promotion, and by the online tuner since."""
+    weights = current.diff.get("weights", {})
+    largest = sorted(
+        weights, key=lambda name: -abs((weights[name][1] or 0) - (weights[name][0] or 0))
+    )
+    said = []
+    if largest:
+        parts = [
+            f"{name} {_number(weights[name][0])} → {_number(weights[name][1])}"
+            for name in largest[:MOVES_TOLD]
+        ]
+        more = len(largest) - len(parts)
+        said.append(f"Moved from the version before: {', '.join(parts)}" + _and(more))
+    if live is not None:
+        told = {**current.strategy, "theta": live.tolist()}
+        said.append("The online tuner has it at:")
+        said += [f"  {who}: {in_words(told, features)}" for who, features in WHEN.items()]
+    return said
+
+
+def _and(more: int) -> str:
+    return f", and {more} more (steerec strategy diff)." if more > 0 else "."
+
+
+def _gained(standing: "Standing") -> list[str]:
+    """What it gained: foretold, and true."""
+    from steerec.engine.standing import told
+
+    said = [
+        f"Earned a slate in {arm}: {one.mean.mean:.4f} over {one.slates:,} slates of "
+        f"{one.users:,} users."
+        for arm, one in standing.arms.items()
+    ]
+    if standing.tuned is not None:
+        said.append(f"Gained by the online tuner over it as promoted: {told(standing.tuned)}.")
+    if standing.estimated is not None:
+        said.append(f"Estimated gain over the version before: {told(standing.estimated)} a slate.")
+    if standing.over_parent is not None:
+        said.append(
+            f"True gain over the version before, one after the other: {told(standing.over_parent)}."
+        )
+    return said
 
 
 @strategy.command("list")
@@ -71,21 +128,31 @@ def list_versions(
     config: options.Config = None,
     json: options.AsJson = False,
 ) -> None:
-    """All versions, the newest first."""
+    """All versions, the newest first, with what each was estimated to gain, and truly gained."""
+    from steerec.engine.standing import standings
+    from steerec.engine.standing import told as as_told
+
+    reward = options.settings_of(config).tuning.reward
     with options.opened_store(config) as store:
         current = store.strategies.current(tenant)
         versions = list(store.strategies.history(tenant))
+        earned = standings(store, tenant, versions, reward, now=time.time())
     in_force = current.version if current else None
     if json:
-        told = [asdict(version) for version in versions]
+        told = [
+            {**asdict(version), "online": one.to_json()}
+            for version, one in zip(versions, earned, strict=True)
+        ]
         typer.echo(show.as_json({"in_force": in_force, "versions": told}))
         return
-    for version in versions:
+    for version, one in zip(versions, earned, strict=True):
         mark = "in force" if version.version == in_force else ""
         parents = ", ".join(map(str, version.parents)) or "none"
+        gains = {"estimated": one.estimated, "true": one.over_parent, "tuned": one.tuned}
+        said = "  ".join(f"{name} {as_told(g)}" for name, g in gains.items() if g is not None)
         show.out().print(
             f"{version.version:4d}  {_when(version.made)}  {version.author}  "
-            f"parents: {parents}  {mark}"
+            f"parents: {parents}  {mark}  {said}".rstrip()
         )
 
 

@@ -24,8 +24,10 @@ from steerec.store import Store
 from steerec.store.checkpoints import Checkpoint
 from steerec.store.epochs import Cut
 from steerec.store.impressions import Impression
+from steerec.store.strategies import StrategyVersion
 from steerec.tuning.experiments import stable_share
 from steerec.tuning.guard import Watch, hold_dials
+from steerec.tuning.learner import theta_of
 from steerec.tuning.observed import Epoch
 from steerec.tuning.personal import Offset
 
@@ -303,6 +305,22 @@ class Online:
             self._store.strategies.promote(
                 self.tenant, cut.version, author="guard", now=cut.time, reason=reason[:500]
             )
+
+
+def kept_theta(store: Store, tenant: str, version: StrategyVersion) -> NDArray[np.float64] | None:
+    """Where the online tuner stood on this version at its last checkpoint; None: nowhere."""
+    kept = store.checkpoints.get(tenant, CHECKPOINT)
+    if kept is None:
+        return None
+    try:
+        told = msgspec.msgpack.decode(kept.body, type=_Checkpoint)
+        theta = theta_of(told.learning.learner)
+    except (DataError, msgspec.DecodeError) as e:
+        log.warning("tenant=%s tuner_checkpoint=unreadable error=%s", tenant, e)
+        return None
+    promoted = from_json(version.strategy, version.version)
+    same = told.version == version.version and theta.shape == promoted.theta.shape
+    return theta if same and not np.array_equal(theta, promoted.theta) else None
 
 
 class _Checkpoint(msgspec.Struct):

@@ -262,6 +262,7 @@ class VersionOut(Answer):
     data_hash: str | None
     in_force: bool
     strategy: Json
+    online: Json | None = None
 
 
 class HistoryOut(Answer):

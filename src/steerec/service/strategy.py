@@ -1,12 +1,15 @@
 """Routes of the strategy: what it is, what it was, and back."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import asdict
 from http import HTTPStatus
+from typing import Any
 
 import numpy as np
 
 from steerec.engine.offline import tune
+from steerec.engine.standing import standings
 from steerec.engine.strategies import fits, follow_current, from_json
 from steerec.service.calls import Call
 from steerec.service.problems import refused
@@ -22,13 +25,20 @@ async def get_strategy(call: Call) -> VersionOut:
 
 
 async def get_history(call: Call) -> HistoryOut:
-    """All versions, newest first, and what was put in force when, by whom and why."""
-    strategies, name = call.tenant.store.strategies, call.tenant.name
-    current = strategies.current(name)
+    """All versions, newest first, with estimated and true gains; what was in force when, and why.
+
+    `online` is what the newest slates of the log say: what each version earned in its arms, what
+    the tuner gained on it side by side, and what it gained over its parent, one after the other.
+    """
+    store, name = call.tenant.store, call.tenant.name
+    strategies, reward = store.strategies, call.tenant.live.config.tuning.reward
+    current, versions = strategies.current(name), strategies.history(name)
+    earned = await asyncio.to_thread(standings, store, name, versions, reward, now=call.now)
+    in_force = None if current is None else current.version
     return HistoryOut(
         versions=[
-            _out(version, in_force=current is not None and version.version == current.version)
-            for version in strategies.history(name)
+            _out(version, in_force=version.version == in_force, online=one.to_json())
+            for version, one in zip(versions, earned, strict=True)
         ],
         promotions=[asdict(promotion) for promotion in strategies.promotions(name)],
     )
@@ -58,7 +68,9 @@ async def post_rollback(call: Call) -> VersionOut:
     return _out(found, in_force=True)
 
 
-def _out(version: StrategyVersion, *, in_force: bool) -> VersionOut:
+def _out(
+    version: StrategyVersion, *, in_force: bool, online: Mapping[str, Any] | None = None
+) -> VersionOut:
     return VersionOut(
         version=version.version,
         author=version.author,
@@ -69,6 +81,7 @@ def _out(version: StrategyVersion, *, in_force: bool) -> VersionOut:
         data_hash=version.data_hash,
         in_force=in_force,
         strategy=dict(version.strategy),
+        online=None if online is None else dict(online),
     )
 
 

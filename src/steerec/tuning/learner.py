@@ -279,6 +279,15 @@ _STATE = (
 )
 
 
+def theta_of(body: bytes) -> Doubles:
+    """(n_heads, n_features): the θ in a checkpoint that `Learner.state` made.
+
+    Raises:
+        DataError: if the bytes are damaged.
+    """
+    return np.asarray(read_arrays(body, _STATE)["theta"], np.float64)
+
+
 class OnlineTuner:
     """A worker and the learner in one process."""
 
