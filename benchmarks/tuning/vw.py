@@ -1,7 +1,10 @@
 """Vowpal Wabbit as a policy of the loop, on the same candidates, features and luck.
 
     python -m venv /tmp/vw-venv && /tmp/vw-venv/bin/pip install vowpalwabbit numpy
-    python benchmarks/tuning/vw.py --world shop --slates 4000 --python /tmp/vw-venv/bin/python
+    python benchmarks/tuning/vw.py --world shop --slates 2000 --first 200 --seeds 201 \
+        --python /tmp/vw-venv/bin/python                  (the grid; stores results/vw-shop.json)
+    python benchmarks/tuning/vw.py --world shop --seeds 3 --python /tmp/vw-venv/bin/python \
+        --words "--cb_explore_adf --bag 5 -l 0.1"         (the best of it, kept beside loop.py's)
 
 Its candidates are the best 50 of the frozen blend; its distribution is drawn from, place by place,
 by the same sampler. It learns each shown place with the clicks divided by the known probability
@@ -14,16 +17,20 @@ import json
 import os
 import struct
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from loop_runs import RUNS, Kept, missing
 
-from steerec.engine.loop import Board, LoopConfig, Served, best_of, run
+from steerec.engine.evaluate import commit, machine
+from steerec.engine.loop import Board, LoopConfig, Served, Trace, best_of, run
 from steerec.engine.loop_figures import figures
+from steerec.engine.model import Model
 from steerec.engine.policies import FixedBlend
 from steerec.engine.simulate import WORLDS, build_world, fit_heads
-from steerec.simulation.world import examined
+from steerec.simulation.world import World, examined
 
 HERE = Path(__file__).parent
 GRID = (
@@ -89,29 +96,78 @@ class VowpalWabbit:
             return {name: arrays[name] for name in arrays.files}
 
 
+def grid(options: argparse.Namespace) -> None:
+    """Each of the grid on seeds of its own; the best one is then run on others."""
+    world, model, loop = _scene(options)
+    frozen = FixedBlend.frozen(model, loop.temperature)
+    seeds = range(options.first, options.seeds)
+    base = {"frozen": [run(world, model, frozen, loop, seed=seed) for seed in seeds]}
+    rows = []
+    for words in GRID:
+        traces = [_play(options, world, model, loop, words, seed)[0] for seed in seeds]
+        rows.append({"words": words, **figures({**base, "vw": traces})["vw"]})
+        print(json.dumps(rows[-1]), flush=True)
+    told = {
+        "id": f"P5-vw-{options.world}-{options.slates}",
+        "commit": commit(),
+        "machine": machine(),
+        "data_hash": world.data.content_hash,
+        "seeds": list(seeds),
+        "slates": options.slates,
+        "grid": rows,
+    }
+    file = HERE / "results" / f"vw-{options.world}.json"
+    file.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+
+
+def best(options: argparse.Namespace) -> None:
+    """One of the grid on the seeds that are reported; each run is kept beside loop.py's."""
+    world, model, loop = _scene(options)
+    about = {"data_hash": world.data.content_hash, "heads": list(model.strategy.heads)}
+    kept = Kept.open(options.keep, options.world, loop, about)
+    for _, seed in missing(kept, ["vw"], range(options.first, options.seeds)):
+        trace, cpu_s = _play(options, world, model, loop, options.words, seed)
+        load = round(os.getloadavg()[0], 1)
+        kept.keep(trace, cpu_s=cpu_s, load=load, words=options.words)
+
+
+def _scene(options: argparse.Namespace) -> tuple[World, Model, LoopConfig]:
+    world = build_world(options.world, Path(options.data_dir), options.cache_dir)
+    return world, fit_heads(world), LoopConfig(slates=options.slates)
+
+
+def _play(
+    options: argparse.Namespace,
+    world: World,
+    model: Model,
+    loop: LoopConfig,
+    words: str,
+    seed: int,
+) -> tuple[Trace, float]:
+    """A run and the processor's seconds, those of the child apart."""
+    began = time.process_time()
+    frozen = FixedBlend.frozen(model, loop.temperature)
+    policy = VowpalWabbit(options.python, f"{words} --random_seed {seed + 1}", frozen)
+    trace = run(world, model, policy, loop, seed=seed)
+    policy.close()
+    return trace, time.process_time() - began
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--world", choices=WORLDS, required=True)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--slates", type=int, default=20_000)
+    parser.add_argument("--first", type=int, default=0, help="seed to begin with")
+    parser.add_argument("--slates", type=int, default=LoopConfig().slates)
+    parser.add_argument("--words", default="", help="one setting; none: the grid")
     parser.add_argument("--python", type=Path, required=True, help="of Vowpal Wabbit's environment")
+    parser.add_argument("--keep", type=Path, default=RUNS, help="folder of the runs")
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("STEEREC_DATA_DIR"))
     parser.add_argument("--cache-dir", type=Path, default=None)
     options = parser.parse_args()
-    world = build_world(options.world, Path(options.data_dir), options.cache_dir)
-    model = fit_heads(world)
-    loop = LoopConfig(slates=options.slates)
-    frozen = FixedBlend.frozen(model, loop.temperature)
-    seeds = range(options.seeds)
-    base = {"frozen": [run(world, model, frozen, loop, seed=seed) for seed in seeds]}
-    for words in GRID:
-        traces = []
-        for seed in seeds:
-            policy = VowpalWabbit(options.python, f"{words} --random_seed {seed + 1}", frozen)
-            traces.append(run(world, model, policy, loop, seed=seed))
-            policy.close()
-        told = figures({**base, "vw": traces})["vw"]
-        print(json.dumps({"words": words, **told}), flush=True)
+    if options.data_dir is None:
+        parser.error("give --data-dir or set STEEREC_DATA_DIR: a folder with the sets by name")
+    (best if options.words else grid)(options)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,7 @@ class Version(Struct, frozen=True):
     data_hash: str | None
     in_force: bool
     strategy: Json
+    online: Json | None = None
 
 
 class History(Struct, frozen=True):
