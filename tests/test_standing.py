@@ -92,7 +92,7 @@ def test_a_mean_without_an_interval_says_so():
 
 
 def test_the_verbs_tell_estimate_and_truth_in_words_and_as_json(log, monkeypatch, tmp_path):
-    store, url = log
+    _, url = log
     monkeypatch.setenv("STEEREC_DATABASE_URL", url)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("time.time", lambda: BEGAN + 9_000)
