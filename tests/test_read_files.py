@@ -254,6 +254,15 @@ def test_database_errors_name_the_cause_and_hide_the_password(tmp_path):
     assert "secret" not in str(caught.value)
 
 
+def test_a_table_of_a_database_may_be_called_like_a_word_of_sql(tmp_path):
+    path = tmp_path / "shop.db"
+    with sqlite3.connect(path) as db:
+        db.execute('create table "order" (user_id text, item_id text)')
+        db.execute("""insert into "order" values ('u', 'i')""")
+    db.close()
+    assert len(read_tables(f"sqlite:///{path}", query="order").tables.events) == 1
+
+
 def test_a_query_for_a_file_is_refused(tmp_path):
     with pytest.raises(DataError, match="database URL"):
         read_tables(write(tmp_path / "e.csv", CSV), query="select 1")
@@ -265,14 +274,24 @@ def test_a_query_for_a_file_is_refused(tmp_path):
         ("e.parquet", b"", r"e.parquet is empty \(0 bytes\)"),
         ("e.csv", b"", "is empty"),
         ("e.parquet", b"no parquet at all, but long enough", "damaged or not what its name says"),
-        ("e.csv.gz", b"\x1f\x8bgarbage", "damaged|cannot be read"),
+        ("e.csv.gz", b"\x1f\x8bgarbage", "damaged.*Export it again"),
         ("e.jsonl", b'{"user_id": "u", "item_id": "i"}\n{oops\n', "line 2 is no JSON object"),
         ("e.jsonl", b'{"user_id": "u", "item_id": "i"}\n[1]\n', "line 2 is no JSON object"),
         ("e.csv", b"user_id;item_id\nu;i\n", "separate columns by commas"),
-        ("e.csv", b"user_id,item_id\nu,i,extra,fields\n", "damaged"),
-        ("e.csv", b"user_id,item_id\n\xff\xfe,i\n", "damaged"),
+        ("e.csv", b"user_id,item_id\nu,i\nu,i,extra\n", "line 3 has 3 fields, the header 2"),
+        ("e.csv", b'user_id,item_id\nu,i\nv,"j\nw,k\n', "line 3 cannot be cut.*quote left open"),
+        ("e.csv.gz", gzip.compress(b"user_id,item_id\nu,i,extra\n"), "line 2 has 3 fields"),
+        ("e.csv", b"user_id,item_id\nJos\xe9,i\n", "no UTF-8 text.*iconv"),
+        ("e.csv", "user_id,item_id\nu,i\n".encode("utf-16"), "no UTF-8 text.*iconv"),
+        ("e.tsv", "user_id\titem_id\nu\ti\n".encode("utf-16-le"), "no UTF-8 text.*iconv"),
+        ("e.csv", b"\n\n", "has no rows"),
+        ("e.csv", b"user_id,user_id,item_id\nu,v,i\n", "two columns are called 'user_id'"),
         ("e.xlsx", b"PK", "no known form"),
-        ("e.csv", b"who,item_id\nu,i\n", r"no column for user_id; given: \['who', 'item_id'\]"),
+        (
+            "e.csv",
+            b"who,item_id\nu,i\n",
+            r"no column for user_id; given: \['who', 'item_id'\].*--columns user_id=who",
+        ),
     ],
 )
 def test_damaged_files_are_refused_with_the_reason(tmp_path, name, content, message):

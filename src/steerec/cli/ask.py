@@ -98,6 +98,7 @@ def _check_who(*, one: bool, everybody: bool, out: Path | None) -> None:
         raise typer.BadParameter("name --user, --session, --about or --tell, or else --all")
     if everybody != (out is not None):
         raise typer.BadParameter("--all and --out FILE belong together")
+    options.check_places(out)
 
 
 def _write_lists(recommender: "Recommender", query: "Query", out: Path) -> None:

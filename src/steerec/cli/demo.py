@@ -64,6 +64,7 @@ def demo(
 ) -> None:
     """Import, clean, encode, learn, compare with popularity, recommend: the whole way at once."""
     began = time.perf_counter()
+    options.check_places(out)
     settings = options.settings_of(config, encoder=learning.encoder, threads=learning.threads)
     fit_config = lighter(settings.fit_config(options.names(learning.heads or "quick")))
     what = "the built-in sample shop" if data == "sample" else data

@@ -41,6 +41,7 @@ def import_(
     json: options.AsJson = False,
 ) -> None:
     """Read and clean data, and write a dataset that the other verbs take as --data."""
+    options.check_places(out)
     settings = options.settings_of(config)
     source = options.source_of(settings, data, files)
     came = take_in_showing(source, settings.clean, now=time.time())
@@ -73,6 +74,7 @@ def doctor(
     """Look at data before anything learns from it: counts, gaps, ties, leaks, texts."""
     if bool(where) == bool(data):
         raise typer.BadParameter("name the data once: steerec doctor DATA")
+    options.check_places(report)
     settings = options.settings_of(config)
     source = options.source_of(settings, where or data, files)
     health = _examine(source, settings.encoder.max_tokens)

@@ -73,6 +73,7 @@ def train(
 
     from steerec.engine.texts import with_vectors
 
+    options.check_places(out)
     settings = options.settings_of(config, encoder=learning.encoder, threads=learning.threads)
     fit_config = _trained_as_told(settings.fit_config(options.names(learning.heads)), training)
     aids = _aids(from_, fit_config, out)
@@ -96,7 +97,7 @@ def evaluate(
     files: options.Files,
     learning: options.Learning,
     training: options.Training,
-    protocol: Annotated[Protocol, typer.Option(help="How to measure; see docs/evaluation.")],
+    protocol: Annotated[Protocol, typer.Option(help="How to measure; see docs/evaluation.md.")],
     track: Annotated[
         str | None,
         typer.Option(
@@ -117,6 +118,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Measure the blend, every head and popularity on held-out events, with intervals."""
+    options.check_places(json, report)
     settings = options.settings_of(config, encoder=learning.encoder, threads=learning.threads)
     check_track(protocol, track)
     fit_config = _trained_as_told(settings.fit_config(options.names(learning.heads)), training)

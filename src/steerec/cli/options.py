@@ -1,5 +1,6 @@
 """Options that several verbs share, alone and in groups, and what becomes of them."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
@@ -251,6 +252,24 @@ def source_of(settings: "Settings", data: str, files: Files) -> "Source":
 def names(text: str) -> tuple[str, ...]:
     """The parts of `a,b`."""
     return tuple(part for p in text.split(",") if (part := p.strip()))
+
+
+def check_places(*paths: Path | None) -> None:
+    """Make sure, before anything long begins, that a file or folder can be written there.
+
+    Raises:
+        DataError: naming the path, and the folder or file that is in the way.
+    """
+    from steerec.errors import DataError
+
+    for path in filter(None, paths):
+        place = path.absolute()
+        there = next(p for p in (place, *place.parents) if os.path.lexists(p))
+        if not os.access(there, os.W_OK) or not (there == place or there.is_dir()):
+            why = "may not be written to" if there.is_dir() else "is a file"
+            raise DataError(
+                f"{path} cannot be written, since {there} {why}: check folder and permission"
+            )
 
 
 def write_text(path: Path, text: str) -> None:

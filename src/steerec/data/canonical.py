@@ -84,7 +84,11 @@ class _Source:
         count = int(bad.sum())
         if not count:
             return read
-        what = "a time (Unix seconds or ISO 8601)" if name == "timestamp" else "a number"
+        what = (
+            "a time (Unix seconds, or ISO 8601 such as 2026-01-05 10:12)"
+            if name == "timestamp"
+            else "a number"
+        )
         if 2 * count > len(source) - source.null_count():
             raise self._wrong(name, what)
         example = source.filter(bad)[0]
@@ -98,7 +102,8 @@ class _Source:
         shown = column.drop_nulls().head(1).to_list()
         return DataError(
             f"column {column.name!r} (type {column.dtype}, such as {shown}) was taken as {name}, "
-            f"expected {what}: map another with {name}=COLUMN, or {name}= for none"
+            f"expected {what}: convert it, map another with --columns {name}=COLUMN, or {name}= "
+            "for none"
         )
 
     def assemble(self, columns: Mapping[str, pl.Series]) -> pl.DataFrame:

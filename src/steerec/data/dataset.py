@@ -352,7 +352,7 @@ def _check_events(events: pl.DataFrame) -> None:
     if missing:
         raise DataError(
             f"events have no column {sorted(missing)}; given: {events.columns}. "
-            "Map it, for example user_id=customer"
+            "Say which it is, for example --columns user_id=customer"
         )
     if events.is_empty():
         raise DataError("there are no events: expected at least one row with a user and an item")

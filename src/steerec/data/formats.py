@@ -1,5 +1,6 @@
 """CSV, JSON lines and Parquet files into raw tables, with errors that name the file."""
 
+import csv
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -59,20 +60,56 @@ def guarded(path: Path, read: Callable[[], pl.DataFrame]) -> pl.DataFrame:
     """Run a reader; turn what the file system or Polars says into a DataError."""
     try:
         return read()
-    except OSError as e:
+    except (PermissionError, FileNotFoundError) as e:
         raise DataError(f"{path} cannot be read ({e}): check path and permission") from e
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as e:
+    except pl.exceptions.NoDataError as e:
+        raise DataError(f"{path} has no rows: expected a header and rows; export it again") from e
+    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise DataError(f"{path} is damaged or not what its name says: {reason}") from e
+        if "utf-8" in reason:
+            raise _not_utf8(path, reason) from e
+        raise DataError(
+            f"{path} is damaged or not what its name says: {reason}. Export it again"
+        ) from e
+
+
+def _not_utf8(path: Path, reason: str) -> DataError:
+    return DataError(
+        f"{path} is no UTF-8 text ({reason}): save it as UTF-8, in a spreadsheet as 'CSV UTF-8', "
+        "in a shell with iconv -f WINDOWS-1252 (or UTF-16) -t UTF-8"
+    )
 
 
 def _read_csv(path: Path, separator: str = ",") -> pl.DataFrame:
-    frame = pl.read_csv(path, separator=separator, infer_schema=False)
+    try:
+        frame = pl.read_csv(path, separator=separator, infer_schema=False)
+    except pl.exceptions.ComputeError as e:
+        if (where := _where_fields_fail(path, separator)) is None:
+            raise
+        raise DataError(f"{path} {where}: repair that line, or export the file again") from e
     _check_header(path, frame)
     return frame
 
 
+def _where_fields_fail(path: Path, separator: str) -> str | None:
+    """The first line with more fields than the header, or a quote left open; None: neither."""
+    rows = csv.reader((line or "" for line in _lines(path)), delimiter=separator, strict=True)
+    began, width = 1, 0
+    try:
+        for row in rows:
+            width = width or len(row)
+            if len(row) > width:
+                return f"line {began} has {len(row)} fields, the header {width}"
+            began = rows.line_num + 1
+    except csv.Error as e:
+        return f"line {began} cannot be cut into fields ({e}); is a quote left open there?"
+    return None
+
+
 def _check_header(path: Path, head: pl.DataFrame) -> None:
+    strange = next((c for c in head.columns if "\x00" in c or "\ufffd" in c), None)
+    if strange is not None:
+        raise _not_utf8(path, f"a column is called {strange[:40]!r}")
     if len(head.columns) == 1 and any(s in head.columns[0] for s in ";\t|,"):
         raise DataError(
             f"{path} looks like one column {head.columns[0]!r}: separate columns by commas, "
@@ -115,8 +152,22 @@ def read_json_lines(path: Path, *, limit: int | None = None) -> Iterator[dict[st
         DataError: naming the first line that is no JSON object.
     """
     check_file(path)
-    # A control character never stands in JSON, so each line stays in one column.
-    lines = guarded(
+    for number, line in enumerate(_lines(path, limit), start=1):
+        if line is None or not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as e:
+            raise DataError(f"{path} line {number} is no JSON object ({e}): repair it") from e
+        if not isinstance(record, dict):
+            raise DataError(f"{path} line {number} is no JSON object: expected {{...}}")
+        yield record
+
+
+def _lines(path: Path, limit: int | None = None) -> pl.Series:
+    """The lines of a text file, unpacked; null where one is blank."""
+    # A control character stands neither in JSON nor in a table: each line stays in one column.
+    return guarded(
         path,
         lambda: pl.read_csv(
             path,
@@ -128,16 +179,6 @@ def read_json_lines(path: Path, *, limit: int | None = None) -> Iterator[dict[st
             new_columns=["line"],
         ),
     )["line"]
-    for number, line in enumerate(lines, start=1):
-        if line is None or not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as e:
-            raise DataError(f"{path} line {number} is no JSON object ({e}): repair it") from e
-        if not isinstance(record, dict):
-            raise DataError(f"{path} line {number} is no JSON object: expected {{...}}")
-        yield record
 
 
 def from_records(records: Sequence[Mapping[str, Any]]) -> pl.DataFrame:

@@ -105,7 +105,9 @@ def _check(events: pl.DataFrame, items: pl.DataFrame | None, users: pl.DataFrame
         missing = [c for c in columns if table is not None and c not in table.columns]
         if missing:
             given = [] if table is None else table.columns
-            raise DataError(f"{name} has no column {missing}; given: {given}. Map it")
+            raise DataError(
+                f"{name} has no column {missing}; given: {given}. Map it with --columns"
+            )
     if events.is_empty():
         raise DataError("there are no events: expected at least one row with a user and an item")
 

@@ -107,6 +107,7 @@ def map_columns(table: str, columns: Sequence[str], given: Mapping[str, str]) ->
             if column != name:
                 guessed.append(name)
     _check_required(table, columns, found)
+    _check_once(table, columns, found)
     return ColumnMap({n: c for n, c in found.items() if c}, tuple(guessed))
 
 
@@ -140,8 +141,8 @@ def _guess(table: str, name: str, columns: Sequence[str], used: Collection[str])
     ]
     if len(fits) > 1:
         raise DataError(
-            f"{table}: columns {fits} all look like {name}: choose with {name}={fits[0]}, "
-            f"or {name}= for none"
+            f"{table}: columns {fits} all look like {name}: choose with "
+            f"--columns {name}={fits[0]}, or {name}= for none"
         )
     return fits[0] if fits else None
 
@@ -150,8 +151,19 @@ def _check_required(table: str, columns: Sequence[str], found: Mapping[str, str]
     for name in REQUIRED[table]:
         if not found.get(name):
             raise DataError(
-                f"{table} have no column for {name}; given: {list(columns)}. "
-                f"Map it, for example {name}={columns[0] if columns else 'customer'}"
+                f"{table} have no column for {name}; given: {list(columns)}. Say which it is, "
+                f"for example --columns {name}={columns[0] if columns else 'customer'}"
+            )
+
+
+def _check_once(table: str, columns: Sequence[str], found: Mapping[str, str]) -> None:
+    """A column name that stands twice in a header may mean either."""
+    for name, column in found.items():
+        second = f"{column}_duplicated_0"  # what the reader of CSV calls it
+        if column and second in columns:
+            raise DataError(
+                f"{table}: two columns are called {column!r}: rename one in the file, or take "
+                f"the second with --columns {name}={second}"
             )
 
 

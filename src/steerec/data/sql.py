@@ -62,9 +62,14 @@ def _engine(url: str) -> sa.Engine:
     except sa.exc.ArgumentError as e:
         raise DataError(f"{_shown(url)} is no database URL: expected dialect://host/name") from e
     except ModuleNotFoundError as e:
-        extra = "steerec[postgres]" if "postgresql" in url else e.name
+        remedy = (
+            "pip install 'steerec[postgres]'"
+            if "postgresql" in url
+            else "install the package that brings it, or name another driver in the URL, "
+            "as in mysql+pymysql://"
+        )
         raise MissingExtraError(
-            f"reading {_shown(url)} needs the driver {e.name!r}: pip install '{extra}'"
+            f"reading {_shown(url)} needs the Python module {e.name!r}: {remedy}"
         ) from e
 
 
@@ -74,7 +79,8 @@ def _shown(url: str) -> str:
 
 
 def _frame(connection: sa.Connection, query: str, tables: set[str]) -> pl.DataFrame:
-    text = f'SELECT * FROM "{query}"' if query in tables else query
+    quote = connection.dialect.identifier_preparer.quote
+    text = f"SELECT * FROM {quote(query)}" if query in tables else query
     batches = list(
         pl.read_database(
             sa.text(text),

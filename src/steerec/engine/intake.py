@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from steerec.data.clean import Cleaned, clean
+from steerec.data.counted import counted
 from steerec.data.dataset import DEFAULT_WEIGHTS, Dataset, build_dataset
 from steerec.data.download import Progress
 from steerec.data.public import PUBLIC_SETS, locate
@@ -96,23 +97,29 @@ def take_in(
         data = _load(source)
         return Intake(data, _as_read(data, source.weights), None)
     read = read_source(source, progress=progress)
+    if read.tables.events.is_empty():
+        raise DataError(f"{source.data} has columns and no rows of events: export it again")
     cleaned = clean(read.tables, rules, now=now)
-    return Intake(dataset_of(cleaned.tables), read, cleaned)
+    if cleaned.tables.events.is_empty():
+        raise DataError(_what_rejected_all(cleaned))
+    return Intake(_dataset_of(cleaned.tables), read, cleaned)
 
 
-def dataset_of(tables: Tables) -> Dataset:
-    """Index clean tables.
-
-    Raises:
-        DataError: if no event is left.
-    """
-    if tables.events.is_empty():
-        raise DataError(
-            "cleaning left no event: see the report and the quarantine for the rules that "
-            "rejected them, and switch those off that do not fit these data"
-        )
+def _dataset_of(tables: Tables) -> Dataset:
     weights, social = tables.weights, tables.social
     return build_dataset(tables.events, tables.items, tables.users, weights=weights, social=social)
+
+
+def _what_rejected_all(cleaned: Cleaned) -> str:
+    """The rules that left no event, how many each took, and the first reason of each."""
+    said = cleaned.quarantine.filter(pl.col("dropped") & (pl.col("table") == "events"))
+    first = said.group_by("rule", maintain_order=True).agg(pl.len(), pl.first("reason"))
+    parts = [f"{rule} rejected {n:,} ({reason})" for rule, n, reason in first.rows()]
+    return (
+        f"cleaning left none of {counted(len(said), 'event')}: {'; '.join(parts)}. Repair the "
+        "data, or switch off what does not fit them in steerec.toml, such as "
+        f"[clean] {first['rule'][0]} = false"
+    )
 
 
 def tables_of(data: Dataset) -> Tables:
@@ -181,7 +188,10 @@ def _hint_unless_found(source: Source) -> None:
 
 
 def _is_saved(place: str) -> bool:
-    return "://" not in place and (Path(place) / SAVED).is_file()
+    try:
+        return "://" not in place and (Path(place) / SAVED).is_file()
+    except PermissionError as e:
+        raise DataError(f"{place} may not be read ({e.strerror}): change its permissions") from e
 
 
 def _as_read(data: Dataset, wanted: Mapping[str, float]) -> ReadResult:

@@ -69,8 +69,11 @@ def load_snapshot(folder: Path) -> Model:
         SnapshotError: if a file is missing, altered, cut short or not of the snapshot, or the
             format is another one; names the file.
     """
-    if not folder.exists() and _aside(folder).exists():
-        folder = _aside(folder)
+    try:
+        if not folder.exists() and _aside(folder).exists():
+            folder = _aside(folder)
+    except PermissionError as e:
+        raise SnapshotError(f"{folder} may not be read ({e}): change its permissions") from e
     manifest = _read_manifest(folder)
     _check_files(folder, manifest["files"])
     try:
