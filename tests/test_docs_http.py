@@ -154,6 +154,16 @@ def test_every_command_of_the_http_page_runs_and_each_route_is_shown(shop, tmp_p
     assert {(route.method, route.path) for route in ROUTES} <= set(called)
 
 
+def test_the_operators_page_names_every_metric(shop):
+    page = (ROOT / "docs" / "operate.md").read_text("utf-8")
+    told = shop.get("/metrics").text
+    served = set(re.findall(r"^# TYPE (\w+)", told, re.M))
+    served = {name for name in served if not name.endswith("_created")}
+    assert served == set(re.findall(r"`(steerec_\w+)`", page))
+    assert re.search(r"^steerec_store_bytes [1-9]", told, re.M)
+    assert 'steerec_degraded{tenant="default"} 0.0' in told
+
+
 def test_every_command_of_the_gorse_page_runs(shop, tmp_path):
     feedback = {"FeedbackType": "star", "UserId": "u00001", "ItemId": "p00003"}
     dump = {

@@ -11,7 +11,10 @@ from engine_worlds import model
 from service_worlds import own_model
 from steerec.contracts import Query
 from steerec.encoders import EncoderConfig, open_encoder
+from steerec.encoders.hashing import HashingEncoder
+from steerec.engine.bootstrap import model_of_nothing
 from steerec.engine.growth import ItemChange, changed
+from steerec.engine.phi import PhiConfig
 from steerec.engine.recommender import Recommender
 
 
@@ -80,6 +83,29 @@ def test_a_new_item_is_placed_by_its_text_where_there_is_an_encoder(tmp_path):
     np.testing.assert_allclose(live.model.data.vectors[row], expected, atol=1e-6)
     near = [i for i, _ in live.recommender.similar("late", 18)]
     assert sum(i.startswith("gre") for i in near) == 9  # compared with all by their texts
+
+
+def test_a_known_items_vector_follows_its_text_and_nothing_else_is_read(tmp_path):
+    read = []
+
+    class Reader(HashingEncoder):
+        def encode(self, texts):
+            read.extend(texts)
+            return super().encode(texts)
+
+    encoder = Reader(dim=16)
+    none = model_of_nothing(clock=1.0, config=PhiConfig())
+    first = [ItemChange("a"), ItemChange("b", {"title": "green tea"})]
+    known = changed(none, first, encoder)
+    read.clear()
+    same = changed(known, [ItemChange("b", {"title": "green tea", "price": 3})], encoder)
+    assert read == []
+    assert same.data.vectors is known.data.vectors
+    told = changed(same, [ItemChange("a", {"title": "iron pot"}), ItemChange("b")], encoder)
+    assert read == ["iron pot", ""]
+    np.testing.assert_array_equal(told.data.vectors, encoder.encode(["iron pot", ""]))
+    assert told.data.item_index == {"a": 0, "b": 1}
+    assert not known.data.vectors[0].any()  # the other model is as it was
 
 
 VALUES = st.one_of(

@@ -81,6 +81,30 @@ def test_words_of_later_texts_are_found_as_if_they_had_been_there(tmp_path):
     assert Lexical.load(tmp_path).search("umbrella", 9)[0].tolist() == [4, 5]
 
 
+def test_texts_that_change_are_as_if_the_items_had_come_last():
+    texts = ["green tea", "", "wool scarf", "blue wool yarn", "green tea cup"]
+    config = LexicalConfig(max_share=1.0)
+    lexical = Lexical.fit(texts, config)
+    made = lexical.reworded(np.array([4, 1]), ["steel umbrella", "green umbrella"])
+    assert lexical.search("umbrella", 9)[0].tolist() == []
+    assert sorted(made.search("umbrella", 9)[0]) == [1, 4]
+    assert made.search("cup", 9)[0].tolist() == []
+    assert made.known.all()
+    # the same as items that come new to the three others
+    others = replace(
+        lexical,
+        weights=lexical.weights[[0, 2, 3]],
+        alike=lexical.alike[[0, 2, 3]][:, [0, 2, 3]],
+    )
+    new = others.with_texts(["steel umbrella", "green umbrella"])
+    places = [0, 2, 3, 4, 1]
+    np.testing.assert_array_equal(
+        made.alike[places][:, places].toarray() > 0, new.alike.toarray() > 0
+    )
+    assert made.alike.diagonal().sum() == 0
+    assert (abs(made.alike - made.alike.T) > 1e-6).nnz == 0
+
+
 def test_search_for_nothing_or_for_nonsense_finds_nothing():
     lexical = Lexical.fit(["tea pot", "wool"], LexicalConfig())
     for text in ("", "  !!", "qqqqqq"):

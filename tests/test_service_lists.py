@@ -372,6 +372,30 @@ def test_a_bare_service_keeps_what_people_disliked_as_the_catalogue_grows(bare):
     assert trending.counts[-1].sum() == 1.0  # the purchase, once
 
 
+def test_items_are_found_by_texts_that_come_after_their_events_or_change(bare):
+    for n in range(6):
+        bare.event("ann", f"i{n}")
+    entries = [{"id": f"i{n}", "attributes": {"title": f"wool scarf {n}"}} for n in range(5)]
+    bare.post("/api/items", {"entries": entries})
+    bare.settle()
+    bare.post("/api/items", {"id": "i5", "attributes": {"title": "steel umbrella"}})
+    bare.settle()
+
+    def found(words):
+        return [e["id"] for e in bare.get("/api/items", params={"q": words}).json()["entries"]]
+
+    assert sorted(found("scarf")) == ["i0", "i1", "i2", "i3", "i4"]
+    assert found("umbrella") == ["i5"]
+    bare.call("PATCH", "/api/items/i0", json={"attributes": {"title": "paper umbrella"}})
+    bare.settle()
+    assert sorted(found("umbrella")) == ["i0", "i5"]
+    assert sorted(found("scarf")) == ["i1", "i2", "i3", "i4"]
+    told = bare.post("/api/recommend", {"about": "umbrella", "n": 2, "repeats": True}).json()
+    assert sorted(ids(told)) == ["i0", "i5"]
+    similar = bare.get("/api/items/i5/similar", params={"n": 1}).json()["items"]
+    assert [one["id"] for one in similar] == ["i0"]
+
+
 def test_events_alone_make_a_bare_service_useful_too(bare):
     for user in range(6):
         bare.event(f"u{user}", "hit")

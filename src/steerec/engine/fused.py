@@ -146,6 +146,17 @@ class Fused:
             step=np.concatenate([self.step, step]),
         )
 
+    def reworded(self, places: Indices, vectors: Floats) -> Self:
+        """The same where the texts of these items have changed; what was known of one stays.
+
+        Args:
+            vectors: as `with_items` takes them.
+        """
+        known = self.codes[places].any(axis=1)
+        codes, step = self.codes.copy(), self.step.copy()
+        codes[places[~known]], step[places[~known]] = _coded(vectors[~known] @ self.from_text)
+        return replace(self, codes=codes, step=step)
+
     def save(self, path: Path) -> None:
         """Write one .npz file, no pickle."""
         settings = {f"config_{name}": value for name, value in vars(self.config).items()}

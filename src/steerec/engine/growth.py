@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from steerec.contracts import Encoder, Floats
+from steerec.contracts import Encoder, Floats, Indices
 from steerec.data.dataset import Dataset
 from steerec.engine.about import ENCODER_NOTE
 from steerec.engine.model import Model
 from steerec.engine.texts import texts_of
 from steerec.errors import EncoderError
+from steerec.heads.content import Content
 from steerec.heads.contract import Head
 from steerec.store.catalogue import Entry
 
@@ -38,10 +39,10 @@ class ItemChange:
 def changed(model: Model, items: Sequence[ItemChange], encoder: Encoder | None = None) -> Model:
     """The model with these items as they are now: known ones replaced, new ones at the end.
 
-    The vector of a known item stays until the next fit.
+    Known items whose text changed are read again too.
 
     Args:
-        encoder: the one of the model's vectors; None: new items go without.
+        encoder: the one of the model's vectors; None: new items go without, known ones keep theirs.
     """
     index = model.data.item_index
     newest = {item.item_id: at for at, item in enumerate(items)}  # the last word counts
@@ -49,9 +50,13 @@ def changed(model: Model, items: Sequence[ItemChange], encoder: Encoder | None =
     known = [items[at] for item_id, at in newest.items() if item_id in index]
     table = _replaced(_widened(model.data.items, items), known)
     data = _indexed(replace(model.data, items=table), model.data, index)
-    if not new:
-        return replace(model, data=data)
-    data = _longer(data, new, encoder)
+    places = np.array([index[item.item_id] for item in known], np.int32)
+    model = _reworded(model, data, places, encoder)
+    return _with_new(model, new, encoder) if new else model
+
+
+def _with_new(model: Model, new: Sequence[ItemChange], encoder: Encoder | None) -> Model:
+    data = _longer(model.data, new, encoder)
     grown = {name: _grown(name, head, data) for name, head in model.heads.items()}
     fused = model.fused
     if fused is not None:
@@ -61,10 +66,33 @@ def changed(model: Model, items: Sequence[ItemChange], encoder: Encoder | None =
     return replace(model, data=data, heads=grown, fused=fused, phi=phi)
 
 
+def _reworded(model: Model, data: Dataset, places: Indices, encoder: Encoder | None) -> Model:
+    """The model over these data, which have other items at these places."""
+    rows = data.items[places]
+    texts = np.array(texts_of(rows), object)
+    moved = np.flatnonzero(texts != np.array(texts_of(model.data.items[places]), object))
+    if len(moved) == 0:
+        return replace(model, data=data)
+    places = places[moved]
+    if encoder is not None and data.vectors is not None:
+        vectors = data.vectors.copy()
+        vectors[places] = encoder.encode(texts[moved].tolist())
+        data = _indexed(replace(data, vectors=vectors), data, data.item_index)
+    heads = {name: _read_again(head, data, places) for name, head in model.heads.items()}
+    fused = model.fused
+    if fused is not None and data.vectors is not None and len(fused.from_text):
+        fused = fused.reworded(places, data.vectors[places])
+    return replace(model, data=data, heads=heads, fused=fused)
+
+
+def _read_again(head: Head, data: Dataset, places: Indices) -> Head:
+    return head.reworded(data, places) if isinstance(head, Content) else head
+
+
 def changed_anyway(
     model: Model, items: Sequence[ItemChange], encoder: Encoder | None
 ) -> tuple[Model, str]:
-    """As `changed`, also while texts cannot be read: then new items have zeros until the next fit.
+    """As `changed`, also while texts cannot be read: then they are zeros until the next fit.
 
     Returns:
         The model, and why texts could not be read; empty: they could.
@@ -95,6 +123,13 @@ def columns_of(entry: Entry) -> dict[str, object]:
     if entry.published is not None:
         columns.setdefault("published", entry.published)
     return columns
+
+
+def size_of(model: Model) -> int:
+    """Items, and once more those with a text that is known: what a model without events grew to."""
+    head = model.heads.get("content")
+    told = head.known if isinstance(head, Content) else list(map(bool, texts_of(model.data.items)))
+    return model.data.n_items + int(np.sum(told))
 
 
 def caught_up(model: Model, before: Model) -> Model:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from steerec.contracts import Encoder, Event, Query, Strategy
 from steerec.engine.availability import Availability
 from steerec.engine.bootstrap import model_of_nothing, model_without_events
-from steerec.engine.growth import ItemChange, caught_up, changed_anyway, columns_of
+from steerec.engine.growth import ItemChange, caught_up, changed_anyway, columns_of, size_of
 from steerec.engine.live_config import LiveConfig
 from steerec.engine.model import Model
 from steerec.engine.online import Online
@@ -45,7 +45,7 @@ class _State:
         ahead: places above it that were taken in before those between.
         items_seq: as `seq`, of the catalogue; all of it is read at the start, since no model
             tells what is hidden now.
-        n_founded: items of the catalogue when a model without events was last made anew.
+        n_founded: `size_of` a model without events when it was last made anew.
         held: items as they were last written here, until `follow_items` has come to them.
         erased: digest of a user → place of their erasure: what came before it counts no more.
     """
@@ -390,7 +390,7 @@ class Live:
         model = self.model
         if changes:
             model, self.unread = changed_anyway(model, changes, self.encoder)
-        founded = model.data.n_events == 0 and model.data.n_items > GROWTH * self._state.n_founded
+        founded = model.data.n_events == 0 and size_of(model) > GROWTH * self._state.n_founded
         with self._lock:
             model = caught_up(model, self.model)
             if founded:
@@ -409,7 +409,7 @@ class Live:
         )
         state, before = self._state, self.model.strategy
         state.recommender = state.recommender.grown(made, anew=True)
-        state.n_founded = made.data.n_items
+        state.n_founded = size_of(made)
         if (made.strategy.heads, made.strategy.features) != (before.heads, before.features):
             state.policy = replace(state.policy, theta=None, version=made.strategy.version)
             self.online, self.trials = None, ()  # of what is no longer there

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 import steerec.kernels as kernels
 from steerec.contracts import About, Floats, History, Indices, Times
@@ -182,6 +183,20 @@ class Content(HistoryHead):
             vectors=np.concatenate([self.vectors, more]),
             lexical=None if self.lexical is None else self.lexical.with_texts(texts),
         )
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(n_items,): items with a vector or a word."""
+        return np.asarray(self._known, np.bool_)
+
+    def reworded(self, data: Dataset, places: Indices) -> Self:
+        """The same where the texts of these items have changed."""
+        vectors = self.vectors.copy()
+        if self.whitening is not None and data.vectors is not None:
+            vectors[places] = self.whitening.transform(data.vectors[places])
+        texts = item_texts(data.items[places])
+        lexical = None if self.lexical is None else self.lexical.reworded(places, texts)
+        return replace(self, vectors=vectors, lexical=lexical)
 
     def save(self, folder: Path) -> None:
         """See Head."""

@@ -96,6 +96,33 @@ class Lexical:
 
     def with_texts(self, texts: Sequence[str]) -> Self:
         """The same with more items at the end, and with the words that only they have."""
+        made, known, rows = self._read(texts)
+        like = _alike(sparse.vstack([known, rows], format="csr"), self.config, len(self.known))
+        old = sparse.hstack([self.alike, like[:, : len(self.known)].T], format="csr")
+        alike = sparse.vstack([old, like], format="csr")
+        return replace(made, weights=sparse.vstack([known, rows], format="csr"), alike=alike)
+
+    def reworded(self, places: Indices, texts: Sequence[str]) -> Self:
+        """The same with other texts at these places, each given once."""
+        made, known, rows = self._read(texts)
+        n_items, n_new = len(self.known), len(places)
+        others = np.ones(n_items, np.float32)
+        others[places] = 0.0
+        keep = sparse.diags(others, dtype=np.float32, format="csr")
+        both = sparse.vstack([keep @ known, rows], format="csr")
+        both.eliminate_zeros()
+        like = _alike(both, self.config, n_items)
+        into = np.concatenate([np.arange(n_items), places])
+        shape = (n_items + n_new, n_items)
+        placed = sparse.csr_matrix((np.ones(len(into), np.float32), into, range(len(into) + 1)))
+        placed.resize(shape)
+        ours = placed[n_items:].T @ (like @ placed)  # the rows of these places
+        alike = (keep @ self.alike @ keep + ours + (ours @ keep).T).tocsr()
+        alike.eliminate_zeros()
+        return replace(made, weights=(placed.T @ both).tocsr(), alike=alike)
+
+    def _read(self, texts: Sequence[str]) -> tuple[Self, sparse.csr_matrix, sparse.csr_matrix]:
+        """With the vocabulary of these texts too: itself, its rows that wide, and theirs."""
         counted = [Counter(_terms(text)) for text in texts]
         new = sorted(set().union(*counted) - self._place.keys())
         terms = (*self.terms, *new)
@@ -108,11 +135,7 @@ class Lexical:
         weights = _bm25(counts, idf, length / self.typical, self.config)
         before = (self.weights.data, self.weights.indices, self.weights.indptr)
         known = sparse.csr_matrix(before, shape=(self.weights.shape[0], len(terms)))
-        everything = sparse.vstack([known, weights], format="csr")
-        like = _alike(everything, self.config, start=len(self.known))
-        old = sparse.hstack([self.alike, like[:, : len(self.known)].T], format="csr")
-        alike = sparse.vstack([old, like], format="csr")
-        return replace(self, terms=terms, weights=everything, alike=alike)
+        return replace(self, terms=terms), known, weights
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -271,9 +294,7 @@ def _bm25(
     return weights
 
 
-def _alike(
-    weights: sparse.csr_matrix, config: LexicalConfig, *, start: int = 0
-) -> sparse.csr_matrix:
+def _alike(weights: sparse.csr_matrix, config: LexicalConfig, start: int = 0) -> sparse.csr_matrix:
     """Cosines of BM25 rows from `start` on with all, the strongest of each, block by block."""
     n_items = weights.shape[0]
     having = np.bincount(weights.indices, minlength=weights.shape[1])

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from steerec.encoders.cache import CachedEncoder
 from steerec.service.tracing import Traces
 
 if TYPE_CHECKING:
@@ -123,15 +125,30 @@ class _Engines:
         )
         seq = GaugeMetricFamily("steerec_seq", "Place in the tenant's log", labels=("tenant",))
         items = GaugeMetricFamily("steerec_items", "Items in the catalogue", labels=("tenant",))
-        for tenant in self._tenants:
+        away = GaugeMetricFamily(
+            "steerec_degraded", "Things it works with that are away", labels=("tenant",)
+        )
+        vectors = CounterMetricFamily(
+            "steerec_vectors", "Texts whose vectors were cached, or encoded", labels=("found",)
+        )
+        size = GaugeMetricFamily("steerec_store_bytes", "Bytes of the SQLite file on disk")
+        tenants = list(self._tenants)
+        for tenant in tenants:
             live = tenant.live
+            away.add_metric((tenant.name,), len(tenant.degraded()))
             for what, n in live.applied.items():
                 applied.add_metric((tenant.name, what), n)
             for head, n in live.recommender.failures.items():
                 failures.add_metric((tenant.name, head), n)
             seq.add_metric((tenant.name,), live.seq)
             items.add_metric((tenant.name,), live.model.data.n_items)
-        yield from (applied, failures, seq, items)
+        for tenant in tenants[:1]:  # all have the same encoder and store
+            if isinstance(encoder := tenant.live.encoder, CachedEncoder):
+                vectors.add_metric(("cached",), encoder.hits)
+                vectors.add_metric(("encoded",), encoder.misses)
+            if tenant.store.database.path is not None:  # a server would have to be asked
+                size.add_metric((), tenant.store.database.n_bytes())
+        yield from (applied, failures, seq, items, away, vectors, size)
 
 
 class JsonLines(logging.Formatter):
@@ -140,7 +157,7 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
         told = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
