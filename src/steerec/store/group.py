@@ -16,6 +16,8 @@ from steerec.store.database import Database
 
 log = logging.getLogger(__name__)
 
+LATE_S = 3.0  # after so long without another failure a database counts as there again
+
 # Writes the rows of one tenant, says for each what became of it.
 Write = Callable[[sa.Connection, str, Sequence[Any]], Sequence[Any]]
 
@@ -57,11 +59,7 @@ class _Job:
 
 
 class GroupWriter:
-    """One thread that writes for all callers; a caller's future is set only after the commit.
-
-    Attributes:
-        failing: why the newest group could not be written; empty: it was.
-    """
+    """One thread that writes for all callers; a caller's future is set only after the commit."""
 
     def __init__(self, database: Database, config: GroupConfig) -> None:
         self._database = database
@@ -71,9 +69,15 @@ class GroupWriter:
         self._waiting = 0
         self._rows_per_s = 1_000.0  # of late
         self._closed = False
-        self.failing = ""
+        self._failed = (float("-inf"), "")  # when the newest group could not be written, and why
         self._thread = threading.Thread(target=self._run, name="steerec-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def failing(self) -> str:
+        """Why groups cannot be written of late; empty: they can, or nobody has tried."""
+        at, why = self._failed
+        return why if time.monotonic() - at < LATE_S else ""
 
     @property
     def waiting_rows(self) -> int:
@@ -158,7 +162,7 @@ class GroupWriter:
             answers = self._write(jobs)
         except StorageError as e:
             log.error("group_rows=%s failed error=%s", sum(len(j.rows) for j in jobs), e)
-            self.failing = str(e)
+            self._failed = (time.monotonic(), str(e))
             for job in jobs:
                 job.done.set_exception(e)
         except Exception as e:  # a fault of ours must reach its caller and not end the thread
@@ -169,7 +173,7 @@ class GroupWriter:
             else:
                 jobs[0].done.set_exception(e)
         else:
-            self.failing = ""
+            self._failed = (float("-inf"), "")
             for job, answer in zip(jobs, answers, strict=True):
                 job.done.set_result(answer)
 
