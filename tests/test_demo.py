@@ -89,7 +89,7 @@ def test_the_demo_leaves_a_report_and_the_quarantine(told):
 
 
 def test_heads_that_the_data_cannot_teach_are_named(capsys):
-    model = SimpleNamespace(heads={"ease": None})
+    model = SimpleNamespace(heads={"ease": None}, say={})
     print_left_out(model, FitConfig(heads=("ease", "social")))
     print_left_out(model, FitConfig(heads=("ease",)))
     assert capsys.readouterr().out == "Left out, for these data cannot teach it: social\n"

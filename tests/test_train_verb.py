@@ -107,3 +107,16 @@ def test_a_device_that_is_none_is_told_before_anything_is_read():
 def test_epochs_for_heads_that_have_none_are_refused():
     with pytest.raises(ConfigError, match=r"none of the heads ease trains by epochs"):
         with_training(FitConfig(heads=("ease",)), epochs=3, device=None)
+
+
+def test_train_says_which_heads_carry_no_weight_and_leaves_them_out_when_told(place):
+    heads = ["--heads", "trending,repeat,transitions", "--encoder", "none", "--seed", "1"]
+    words = ["train", "--data", "shop", "--out", "all", *heads]
+    (place / "steerec.toml").write_text("[fit]\nrepeats = false\n", "utf-8")
+    said = CliRunner().invoke(app, words)
+    assert "Carries no weight, and is left out with --drop-idle: repeat" in said.output
+    words[words.index("all")] = "few"
+    said = CliRunner().invoke(app, [*words, "--drop-idle"])
+    assert "Left out, for it does not help on held-out events: repeat" in said.output
+    assert "repeat" in load_snapshot(place / "all").heads
+    assert "repeat" not in load_snapshot(place / "few").heads

@@ -108,6 +108,7 @@ class FitSettings:
         refit: heads that train by epochs continue on held-out events, train again in full, or
             never.
         refit_share: share of the epochs for which they continue.
+        drop_idle: leave heads out that do not help on held-out events.
     """
 
     heads: tuple[str, ...] = ("quick", "sequence")
@@ -117,6 +118,7 @@ class FitSettings:
     only_new: bool = False
     refit: str = "continue"
     refit_share: float = 0.25
+    drop_idle: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,6 +63,7 @@ def train(
     from_: options.Earlier = None,
     config: options.Config = None,
     *,
+    drop_idle: options.DropIdle = False,
     json: options.AsJson = False,
 ) -> None:
     """Read, clean, encode, fit all heads and their blend, and write a snapshot.
@@ -76,6 +77,7 @@ def train(
     options.check_places(out)
     settings = options.settings_of(config, encoder=learning.encoder, threads=learning.threads)
     fit_config = _trained_as_told(settings.fit_config(options.names(learning.heads)), training)
+    fit_config = replace(fit_config, drop_idle=fit_config.drop_idle or drop_idle)
     aids = _aids(from_, fit_config, out)
     source = options.source_of(settings, data, files)
     came = take_in_showing(source, settings.clean, now=time.time())
@@ -274,13 +276,27 @@ def print_model(model: "Model", config: "FitConfig") -> None:
         made.add_row(name, seconds, f"{usual[name]:+.2f}", f"{new[name]:+.2f}", words)
     show.out().print(made)
     print_left_out(model, config)
+    print_quiet(model)
 
 
 def print_left_out(model: "Model", config: "FitConfig") -> None:
-    """The heads that were asked for and could not be fitted."""
-    names = [name for name in config.heads if name not in model.heads]
+    """The heads that were asked for and are not there."""
+    gone = [name for name in config.heads if name not in model.heads]
+    for names, words in (
+        ([name for name in gone if name not in model.say], "these data cannot teach it"),
+        ([name for name in gone if name in model.say], "it does not help on held-out events"),
+    ):
+        if names:
+            show.out().print(f"Left out, for {words}: {', '.join(names)}")
+
+
+def print_quiet(model: "Model") -> None:
+    """The heads that are there and might as well not be."""
+    from steerec.engine.weights import LEAST_SAY
+
+    names = [name for name in model.heads if model.say.get(name, 1.0) < LEAST_SAY]
     if names:
-        show.out().print(f"Left out, for these data cannot teach it: {', '.join(names)}")
+        show.out().print(f"Carries no weight, and is left out with --drop-idle: {', '.join(names)}")
 
 
 def head_weights(model: "Model") -> tuple[dict[str, float], dict[str, float]]:
@@ -316,6 +332,7 @@ def _trained(model: "Model", vectors: "ItemVectors", out: Path) -> dict[str, Any
         "seconds": dict(model.seconds),
         "weights": usual,
         "weights_new_user": new,
+        "say": dict(model.say),
         "repeats": model.repeats,
         "encoder": vectors.note,
         "data_hash": model.data.content_hash,

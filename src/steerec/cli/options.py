@@ -97,6 +97,14 @@ Device = Annotated[
         help="Where heads that train by epochs do so; auto: a GPU where there is one.",
     ),
 ]
+DropIdle = Annotated[
+    bool,
+    typer.Option(
+        "--drop-idle",
+        rich_help_panel=_HOW,
+        help="Leave heads out that do not help on held-out events, so that serving costs less.",
+    ),
+]
 Seed = Annotated[int, typer.Option(rich_help_panel=_HOW, min=0, help="Seed of all chance.")]
 
 

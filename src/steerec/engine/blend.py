@@ -206,6 +206,19 @@ def descend(candidates: Candidates, config: BlendConfig) -> NDArray[np.float64]:
     return np.asarray(found.x, np.float64).reshape(n_heads, n_features)
 
 
+def losses(candidates: Candidates, theta: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n_told,) cross-entropy in nats of each case that has a target, as `descend` sums it."""
+    told = candidates.target.sum(axis=1) > 0
+    target = candidates.target[told]
+    w = (candidates.phi[told] @ theta.T).astype(np.float32)
+    scores = np.matmul(candidates.z[told], w[:, :, None])[:, :, 0] + candidates.log_weight[told]
+    top = scores.max(axis=1, keepdims=True)
+    mass = np.exp(scores - top)
+    rest = np.where(target > 0, 0.0, mass).sum(axis=1, keepdims=True)
+    share = np.where(target > 0, mass / (mass + rest), 1.0)
+    return np.asarray(-(target * np.log(np.maximum(share, 1e-30))).sum(axis=1))
+
+
 def with_newcomers(
     theta: NDArray[np.float64], column: int, candidates: Candidates, config: BlendConfig
 ) -> NDArray[np.float64]:

@@ -26,7 +26,6 @@ from steerec.engine.blend import (
     BlendConfig,
     Candidates,
     Examples,
-    fit_weights,
     pick_candidates,
 )
 from steerec.engine.calibrate import Calibration, CalibrationConfig, Sample, fit_calibration
@@ -36,6 +35,7 @@ from steerec.engine.newcomers import first_steps, set_users_aside
 from steerec.engine.phi import UNSEEN_ITEM, Phi, PhiConfig
 from steerec.engine.pool import PoolConfig
 from steerec.engine.scorer import Scorer, for_each
+from steerec.engine.weights import weigh
 from steerec.errors import ConfigError, DataError
 from steerec.heads import QUICK
 from steerec.heads.contract import Head, unwatched
@@ -62,6 +62,7 @@ class FitConfig:
         refit: what becomes of heads that train by epochs once calibration and θ are fitted: they
             continue on what was held out, train again in full, or never.
         refit_share: share of the epochs for which they continue.
+        drop_idle: leave out heads that do not help on held-out cases.
         settings: head name → its settings.
     """
 
@@ -72,6 +73,7 @@ class FitConfig:
     only_new: bool = False
     refit: str = "continue"
     refit_share: float = 0.25
+    drop_idle: bool = False
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     blend: BlendConfig = field(default_factory=BlendConfig)
@@ -105,6 +107,7 @@ class Model:
         repeats: whether items of a user's own history may be recommended.
         seconds: how long each part of the fit took.
         fused: what the blend says, as one small matrix; None up to the pool's `full_catalogue`.
+        say: what each head has to say, as in `Weights`; empty: not known.
     """
 
     data: Dataset
@@ -115,6 +118,7 @@ class Model:
     repeats: bool
     seconds: Mapping[str, float] = field(default_factory=dict)
     fused: Fused | None = None
+    say: Mapping[str, float] = field(default_factory=dict)
 
     def states(self, histories: Sequence[History]) -> dict[str, list[Any]]:
         """Each head's states for these histories."""
@@ -226,16 +230,17 @@ def fit(
     seconds["calibrate"] = time.perf_counter() - began
     tell("fit the blend", len(config.heads) + 1, steps)
     began = time.perf_counter()
-    theta, nats = fit_weights(examples, config.blend)
+    weights = weigh(examples, config.blend, aids.learnt_from, drop_idle=config.drop_idle)
     seconds["blend"] = time.perf_counter() - began
-    aids.learnt_from(examples)
     del examples, first
     final: dict[str, Head] = {}
-    for number, name in enumerate(list(early)):
+    for number, name in enumerate(weights.heads):
         tell(f"fit {name}", len(config.heads) + 2 + number, steps)
         final[name] = _second_round(teacher, name, early.pop(name), (data, more), config, rng)
-    strategy = Strategy(tuple(final), phi.names, theta, dials={UNSEEN_DIAL: nats})
-    model = Model(data, final, calibrations, phi, strategy, repeats, seconds)
+    dials = {UNSEEN_DIAL: weights.unseen_nats}
+    strategy = Strategy(tuple(final), phi.names, weights.theta, dials=dials)
+    curves = {name: calibrations[name] for name in final}
+    model = Model(data, final, curves, phi, strategy, repeats, seconds, say=weights.say)
     return _with_fused(model, config.pool, rng.spawn(1)[0])
 
 
