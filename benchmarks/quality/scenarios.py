@@ -24,6 +24,7 @@ class Scenario:
 
 SCENARIOS: dict[str, Scenario] = {
     "P1-ml-1m": Scenario("ml-1m", "loo", "time-blind"),
+    "P1-ml-1m-aware": Scenario("ml-1m", "loo", "time-aware", peers=False),
     "P1-amazon-beauty": Scenario("amazon-beauty", "loo", "time-blind"),
     "P1-amazon-sports": Scenario("amazon-sports", "loo", "time-blind"),
     "P1-ml-1m-networks": Scenario(
