@@ -40,27 +40,27 @@ PEERS = (
 LIBRARIES = ("numpy", "scipy", "torch", "onnxruntime", "implicit")
 
 
-def child_env() -> dict[str, str]:
+def child_env(threads: int = THREADS) -> dict[str, str]:
     """This environment with the threads of all numeric libraries fixed."""
     names = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "RAYON", "POLARS_MAX", "NUMBA")
-    limits = {f"{name}_NUM_THREADS": str(THREADS) for name in names}
+    limits = {f"{name}_NUM_THREADS": str(threads) for name in names}
     limits["POLARS_MAX_THREADS"] = limits.pop("POLARS_MAX_NUM_THREADS")
     return {**os.environ, **limits}
 
 
-def conditions() -> dict[str, Any]:
+def conditions(threads: int = THREADS) -> dict[str, Any]:
     """What stood around a run."""
     return {
-        "threads": THREADS,
+        "threads": threads,
         "load_average_before": round(os.getloadavg()[0], 1),
         "finished": "",
         "versions": {name: version(name) for name in LIBRARIES},
     }
 
 
-def run_product(name: str, scenario: Scenario, data_dir: Path, seed: int) -> None:
+def run_product(name: str, scenario: Scenario, data_dir: Path, seed: int, threads: int) -> None:
     """`steerec evaluate` in a process of its own, so that seconds and memory are the product's."""
-    around = conditions()
+    around = conditions(threads)
     known = scenario.data in PUBLIC_SETS
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
@@ -80,7 +80,7 @@ def run_product(name: str, scenario: Scenario, data_dir: Path, seed: int) -> Non
             config = Path(folder) / "steerec.toml"
             config.write_text(scenario.settings, "utf-8")
             words.append(f"--config={config}")
-        subprocess.run(words, check=True, env=child_env())
+        subprocess.run(words, check=True, env=child_env(threads))
         result = json.loads(out.read_text("utf-8"))
     result["data"] = scenario.data
     store(f"{name}.json", {"id": name, **around, **result})
@@ -165,6 +165,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peers-only", action="store_true", help="leave steerec's own run out")
     parser.add_argument("--env", type=Path, default=default_env(), help="the peers' environment")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=THREADS, help="of our own run")
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("STEEREC_DATA_DIR"))
     options = parser.parse_args()
     if options.data_dir is None and not options.list:
@@ -182,7 +183,7 @@ def main() -> int:
         scenario = SCENARIOS[name]
         if not options.peers_only:
             try:
-                run_product(name, scenario, options.data_dir, options.seed)
+                run_product(name, scenario, options.data_dir, options.seed, options.threads)
             except subprocess.CalledProcessError as e:
                 print(f"{name} failed with exit status {e.returncode}")
                 failed.append(name)
