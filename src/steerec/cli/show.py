@@ -150,7 +150,7 @@ def ablation_table(result: Mapping[str, Any]) -> Table:
         result["ablation"].items(), key=lambda pair: -pair[1]["ndcg@10 lost"]["difference"]
     ):
         lost = row["ndcg@10 lost"]
-        between = f"{lost['low']:+.4f}–{lost['high']:+.4f}"
+        between = f"{lost['low']:+.4f} to {lost['high']:+.4f}"
         cells = (f"{row['ndcg@10']:.4f}", f"{lost['difference']:+.4f}", between)
         made.add_row(name, *cells, f"{row[second]:.4f}")
     return made
