@@ -59,6 +59,7 @@ bench: install-dev
 	$(BIN)/python benchmarks/quality/run.py --all
 	$(BIN)/python benchmarks/quality/steps.py
 	$(BIN)/python benchmarks/quality/cross_domain.py
+	$(BIN)/python benchmarks/quality/race.py
 	$(BIN)/python benchmarks/quality/results.py
 
 check: install-dev

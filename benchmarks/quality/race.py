@@ -45,7 +45,7 @@ def race(
 ) -> Iterator[dict[str, Any]]:
     """The result of one peer on one scenario so far, after each of its epochs."""
     scenario, python = SCENARIOS[name], ready_env(env, REQUIREMENTS)
-    around = conditions()
+    around = conditions(THREADS)
     tables = read_tables(data_dir / scenario.data).tables
     task = prepare(tables, scenario.protocol, scenario.track, name=scenario.data)
     result = {

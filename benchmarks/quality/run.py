@@ -48,10 +48,11 @@ def child_env(threads: int = THREADS) -> dict[str, str]:
     return {**os.environ, **limits}
 
 
-def conditions(threads: int = THREADS) -> dict[str, Any]:
-    """What stood around a run."""
+def conditions(threads: int | None = None) -> dict[str, Any]:
+    """What stood around a run; threads: those of this process if it is the one that works."""
+    own = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     return {
-        "threads": threads,
+        "threads": threads or own,
         "load_average_before": round(os.getloadavg()[0], 1),
         "finished": "",
         "versions": {name: version(name) for name in LIBRARIES},
@@ -88,7 +89,7 @@ def run_product(name: str, scenario: Scenario, data_dir: Path, seed: int, thread
 
 def run_peers(name: str, scenario: Scenario, data_dir: Path, env: Path, seed: int) -> bool:
     """Every peer on the same split; True if none failed."""
-    python, around = ready_env(env), conditions()
+    python, around = ready_env(env), conditions(THREADS)
     tables = read_tables(data_dir / scenario.data).tables
     task = prepare(tables, scenario.protocol, scenario.track, name=scenario.data)
     found: dict[str, Any] = {}
