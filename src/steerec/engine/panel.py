@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from steerec.kernels import loaded
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Answer = Callable[[Any, Indices | None, float, Room, Floats], bool]  # see heads.contract.Quick
 States = Mapping[str, Any]  # head name → that head's state of one user; failed heads are absent
 
 
@@ -73,14 +75,22 @@ class Panel:
         Args:
             items: (n,) rising; None: the whole catalogue.
         """
+        if self.is_compiled:
+            names, raw = self._answered(states, items, now, compiled=True)
+            if kernels.asking.finite(raw):
+                return names, raw
+        return self._answered(states, items, now, compiled=False)
+
+    def _answered(
+        self, states: States, items: Indices | None, now: float, *, compiled: bool
+    ) -> tuple[tuple[str, ...], Floats]:
         n = self.model.data.n_items if items is None else len(items)
         raw, names = np.empty((len(self.model.heads), n), np.float32), list[str]()
-        compiled = self.is_compiled
-        for name in self.model.heads:
+        for name, answer in self._answering:
             if name not in states:
                 continue
             out = raw[len(names)]
-            if compiled and self._quick(name, states[name], items, now, out):
+            if compiled and answer and self._quick(name, answer, states[name], items, now, out):
                 names.append(name)
             elif (row := self._checked(name, states[name], items, now)) is not None:
                 out[:] = row
@@ -92,19 +102,30 @@ class Panel:
         names, raw = self.answers(states, items, now)
         return dict(zip(names, raw, strict=True))
 
-    def _quick(self, name: str, state: Any, items: Indices | None, now: float, out: Floats) -> bool:
-        """Let a head answer by compiled loops; whether it could, and made sense."""
-        head = self.model.heads[name]
-        answer = getattr(head, "answer", None)
-        if answer is None or name in self.slow:
+    @cached_property
+    def _answering(self) -> list[tuple[str, Answer | None]]:
+        """Each head, and how it answers by compiled loops if it can."""
+        return [(name, getattr(head, "answer", None)) for name, head in self.model.heads.items()]
+
+    def _quick(
+        self,
+        name: str,
+        answer: Answer,
+        state: Any,
+        items: Indices | None,
+        now: float,
+        out: Floats,
+    ) -> bool:
+        """Let a head answer by compiled loops; whether it could."""
+        if self.slow and name in self.slow:
             return False
-        if (n_known := head.n_items) != self.model.data.n_items:  # it came later: see `_row`
+        n_known = self.model.heads[name].n_items
+        if n_known != self.model.data.n_items:  # items came later: see `_row`
             n_known = n_known if items is None else int(np.searchsorted(items, n_known))
             out[n_known:] = np.nan
             items, out = None if items is None else items[:n_known], out[:n_known]
         try:
-            done = bool(answer(state, items, now, self.room, out))
-            return done and kernels.asking.finite(out)
+            return answer(state, items, now, self.room, out)
         except Exception as e:  # as in `_attempt`; here the head is asked again, the plain way
             self.slow.add(name)
             log.warning("head=%s compiled=0 reason=%s: %s", name, type(e).__name__, e)
@@ -147,16 +168,15 @@ class Panel:
         spoke = self._attempt(name, self.model.heads[name].because, state, item_idx)
         return np.empty(0, np.float32) if spoke is None else spoke
 
-    def because_each(self, name: str, state: Any, items: Indices) -> Floats:
+    def because_each(self, name: str, states: States, items: Indices) -> Floats:
         """(n_items, n) `because` of several items, none named twice; n = 0 if it cannot tell."""
-        head = self.model.heads[name]
-        quick = getattr(head, "because_each", None)
-        known = len(items) == 0 or int(items.max()) < head.n_items
-        if quick is not None and known and self.is_compiled:
-            told = self._attempt(name, quick, state, items, self.room)
-            return np.empty((len(items), 0), np.float32) if told is None else told
+        head, state = self.model.heads[name], states[name]
         if getattr(type(head), "because", None) is HistoryHead.because:
             return np.empty((len(items), 0), np.float32)
+        quick = getattr(head, "because_each", None) if self.is_compiled else None
+        if quick is not None and int(items.max(initial=0)) < head.n_items:
+            told = self._attempt(name, quick, state, items, self.room)
+            return np.empty((len(items), 0), np.float32) if told is None else told
         each = [self.because(name, state, item_idx) for item_idx in items.tolist()]
         told = np.zeros((len(items), max(map(len, each), default=0)), np.float32)
         for row, one in zip(told, each, strict=True):

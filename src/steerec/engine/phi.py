@@ -126,7 +126,8 @@ class Phi:
             row[at], row[at + 1] = sin(day), cos(day)
         at += 2
         dims = self.projection.shape[1]
-        row[at : at + dims] = self._tastes([history])[0]
+        if dims and len(history):
+            row[at : at + dims] = self._tastes([history])[0]
         at += dims
         told = [*(scenario == s for s in self.config.scenarios)]
         told += [device == d for d in self.config.devices]

@@ -1,6 +1,6 @@
 """Reasons: which heads spoke for an item, and which of the user's own events."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,60 +47,56 @@ class Reasons:
         self,
         person: Person,
         items: Indices,
-        sources: Sequence[Mapping[str, float]],
+        names: Sequence[str],
+        parts: NDArray[np.float64],
         now: float,
     ) -> list[Reason]:
         """The reason of each item; the two heads that spoke strongest are asked for events.
 
         Args:
-            sources: of each item, head name → its share w_k z_k of the item's score, in nats.
+            names: of the heads.
+            parts: (n_items, n_heads) each head's share w_k z_k of the item's score, in nats.
         """
-        return [
-            reason
-            for start in range(0, len(items), AT_ONCE)
-            for reason in self._some(
-                person, items[start : start + AT_ONCE], sources[start : start + AT_ONCE], now
-            )
-        ]
+        if len(items) <= AT_ONCE:
+            return self._some(person, items, names, parts, now)
+        cuts = [slice(start, start + AT_ONCE) for start in range(0, len(items), AT_ONCE)]
+        some = [self._some(person, items[cut], names, parts[cut], now) for cut in cuts]
+        return [reason for few in some for reason in few]
 
     def _some(
         self,
         person: Person,
         items: Indices,
-        sources: Sequence[Mapping[str, float]],
+        names: Sequence[str],
+        parts: NDArray[np.float64],
         now: float,
     ) -> list[Reason]:
         """`of_all` for a few items, whose events are summed at once."""
         history, wanted = person.history, items.tolist()
-        spoke = [
-            sorted((n for n in told if told[n] > 0), key=told.__getitem__, reverse=True)
-            for told in sources
-        ]
-        shares, weight = self._shares(person, items, spoke, sources)
+        order = np.argsort(-parts, axis=1, kind="stable")
+        n_spoke = np.count_nonzero(parts > 0, axis=1).tolist()
+        spoke = [row[:n] for row, n in zip(order.tolist(), n_spoke, strict=True)]
+        shares, weight = self._shares(person, items, names, spoke, parts)
         strongest, newest = self._strongest(shares, weight, history.item_idx)
         liked = set(history.item_idx[history.weight > 0].tolist())
         ids = self.panel.model.data.item_ids
-        return [
-            Reason(
-                self._sentence(
-                    names[0] if names else "",
-                    item_idx,
-                    int(history.item_idx[at]) if at >= 0 and names[0] not in SLOW else None,
-                    history,
-                    now,
-                    known=item_idx in liked,
-                ),
-                tuple(str(ids[i]) for i in found),
-            )
-            for item_idx, names, at, found in zip(wanted, spoke, newest, strongest, strict=True)
-        ]
+        reasons = []
+        rows = zip(wanted, spoke, newest, strongest, strict=True)
+        for item_idx, heads, at, found in rows:
+            head = names[heads[0]] if heads else ""
+            anchor = int(history.item_idx[at]) if at >= 0 and head not in SLOW else None
+            known = item_idx in liked
+            sentence = self._sentence(head, item_idx, anchor, history, now, known=known)
+            reasons.append(Reason(sentence, tuple([str(ids[i]) for i in found])))
+        return reasons
 
     def _shares(
         self,
         person: Person,
         items: Indices,
-        spoke: Sequence[Sequence[str]],
-        sources: Sequence[Mapping[str, float]],
+        names: Sequence[str],
+        spoke: Sequence[Sequence[int]],
+        parts: NDArray[np.float64],
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """How much each event spoke for each item, by the heads asked, and what these count.
 
@@ -109,16 +105,18 @@ class Reasons:
         """
         n_events = len(person.history)
         shares, weight = np.zeros((len(items), ASKED, n_events)), np.zeros((len(items), ASKED))
-        cells: dict[str, list[tuple[int, int]]] = {}
-        for row, names in enumerate(spoke):
-            for rank, name in enumerate(_asked(names)):
-                weight[row, rank] = sources[row][name]
-                cells.setdefault(name, []).append((row, rank))
-        for name, places in cells.items() if n_events else ():
-            rows, ranks = np.array(places).T
-            told = self.panel.because_each(name, person.states[name], items[rows])
+        slow = {number for number, name in enumerate(names) if name in SLOW}
+        cells: dict[int, list[tuple[int, int]]] = {}
+        for row, heads in enumerate(spoke):
+            for rank, head in enumerate([h for h in heads if h not in slow][:ASKED]):
+                weight[row, rank] = parts[row, head]
+                cells.setdefault(head, []).append((row, rank))
+        for head, places in cells.items() if n_events else ():
+            rows, ranks = zip(*places, strict=True)
+            told = self.panel.because_each(names[head], person.states, items[list(rows)])
             if n := min(told.shape[1], n_events):  # a state may hold the newest events only
-                shares[rows, ranks, n_events - n :] = told[:, told.shape[1] - n :]
+                for row, rank, one in zip(rows, ranks, told, strict=True):
+                    shares[row, rank, n_events - n :] = one[len(one) - n :]
         return shares, weight
 
     def _strongest(
@@ -198,11 +196,6 @@ def _without_events(head: str) -> str:
     if head == "content":
         return "Similar in text to what you looked at."
     return f"Suggested by {head}."
-
-
-def _asked(spoke: Sequence[str]) -> list[str]:
-    """The heads that are asked for events, of those that spoke for an item."""
-    return [name for name in spoke if name not in SLOW][:ASKED]
 
 
 def _newest_max(shares: NDArray[np.float64]) -> list[int]:

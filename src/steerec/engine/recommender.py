@@ -255,7 +255,13 @@ class Recommender:
         weights = self._of(self._weights(phi, theta, turn), names)
         curves = self._curves(names, person.history.n_told)
         if narrow:
-            kept = self._contenders(raw, curves, weights, allowed[items], items, n=query.n)
+            whole = items is self._all_items
+            may, sure = (
+                (allowed, self.model.unseen)
+                if whole
+                else (allowed[items], self.model.unseen[items])
+            )
+            kept = self._contenders(raw, curves, weights, may, sure, n=query.n)
             items, raw = _only(items, raw, kept)
         z = curves.exactly(raw) if self._compiled else curves(raw)
         extra = self._extra(z, names, items)
@@ -293,26 +299,28 @@ class Recommender:
         curves: Curves,
         weights: NDArray[np.float64],
         may: NDArray[np.bool_],
-        items: Indices,
+        sure: NDArray[np.bool_],
         *,
         n: int,
     ) -> Indices | slice:
         """Places of the items that can come into the pool."""
         most = max(self.pool.top, n)
-        if len(items) <= WORTH_NARROWING * most:
+        if len(may) <= WORTH_NARROWING * most:
             return slice(None)
-        sure, each = self.model.unseen[items], self.pool.top_head
+        each = self.pool.top_head
         find = contenders_compiled if self._compiled else contenders
         return find(raw, curves, weights, may, sure=sure, n=most, each=each)
 
     def _who(self, query: Query, now: float) -> tuple[Person, tuple[str, ...]]:
         """The user with what the query tells of them and its session, and unknown ids of that."""
+        about = about_of(query, self.encoder, self.model.data.notes)
+        person = self._people.with_about(self._people.person(query.user_id), about)
+        if not query.session:
+            return person, ()
         index = self.model.data.item_index
         skipped = tuple(i for i in query.session if i not in index)
         if skipped:
             log.info("session_items_skipped=%d first=%r", len(skipped), skipped[0])
-        about = about_of(query, self.encoder, self.model.data.notes)
-        person = self._people.with_about(self._people.person(query.user_id), about)
         items = np.array([index[i] for i in query.session if i in index], np.int32)
         visit = History(
             items,
@@ -344,6 +352,8 @@ class Recommender:
     def _extra(self, z: Floats, names: tuple[str, ...], items: Indices) -> NDArray[np.float64]:
         """(n,): nats that the strategy adds for items without events."""
         extra = np.zeros(len(items))
+        if not self._any_unseen:
+            return extra
         new = self.model.unseen[items]
         if new.any():
             more, nats = self._for_unseen(names)
@@ -355,32 +365,38 @@ class Recommender:
         more, nats = self.model.for_unseen
         return self._of(more, names), nats
 
-    def choices(self, scored: Scored, places: Indices) -> tuple[Choice, ...]:
-        """The places of the list, best first, each with its sources and its reason."""
+    def choices(
+        self, scored: Scored, places: Indices, propensity: Floats | None = None
+    ) -> tuple[Choice, ...]:
+        """The places of the list, best first, each with its sources and its reason.
+
+        Args:
+            propensity: (n_places,); None: all 1.
+        """
         items = scored.items[places]
-        weights = np.repeat(scored.weights[None], len(items), axis=0)
-        if (new := self.model.unseen[items]).any():
+        weights = scored.weights
+        if self._any_unseen and (new := self.model.unseen[items]).any():
+            weights = np.repeat(weights[None], len(items), axis=0)
             weights[new] += self._for_unseen(scored.names)[0]
-        shares = (weights * scored.z[:, places].T).tolist()
-        sources = [dict(zip(scored.names, row, strict=True)) for row in shares]
-        reasons = self._reasons.of_all(scored.person, items, sources, scored.now)
+        parts = weights * scored.z[:, places].T
+        reasons = self._reasons.of_all(scored.person, items, scored.names, parts, scored.now)
+        names = scored.names
+        sources = [dict(zip(names, row, strict=True)) for row in parts.tolist()]
+        ids, blend = self.model.data.item_ids[items], scored.blend[places]
+        shown = np.ones(len(items)) if propensity is None else propensity
+        rows = zip(ids, blend.tolist(), sources, reasons, shown.tolist(), strict=True)
         return tuple(
-            Choice(
-                item_id=str(self.model.data.item_ids[item_idx]),
-                score=float(scored.blend[at]),
-                position=position,
-                sources=share,
-                reason=reason.sentence,
-                because=reason.because,
-            )
-            for position, (item_idx, at, share, reason) in enumerate(
-                zip(items.tolist(), places.tolist(), sources, reasons, strict=True), 1
-            )
+            Choice(str(item_id), score, position, share, reason.sentence, reason.because, p)
+            for position, (item_id, score, share, reason, p) in enumerate(rows, 1)
         )
 
     @property
     def _compiled(self) -> bool:
         return self.compiled and loaded()
+
+    @cached_property
+    def _any_unseen(self) -> bool:
+        return bool(self.model.unseen.any())
 
     @cached_property
     def _all_items(self) -> Indices:

@@ -12,6 +12,7 @@ Carbonell and Goldstein 1998, The use of MMR, for the diversity gain.
 
 import hashlib
 from dataclasses import dataclass
+from math import log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,10 +101,10 @@ def draw(
     if temperature == 0:
         places = _ranked(scores, item_idx)[:n]
         return Drawn(places.astype(np.int32), np.ones(len(places), np.float32), 0.0)
-    keys = scores / temperature - np.log(exponentials(seed, len(scores)))
+    logits = scores / temperature
+    keys = logits - np.log(exponentials(seed, len(scores)))
     places = np.argsort(-keys, kind="stable")[:n]
-    logs = _plackett_luce(scores[None] / temperature, places[None])[0]
-    return _drawn(places, logs)
+    return _drawn(places, _one_plackett_luce(logits, places))
 
 
 def conditional(
@@ -216,6 +217,19 @@ def _plackett_luce(logits: Scores, places: NDArray[np.integer]) -> NDArray[np.fl
     upwards = np.hstack([rest, shown[:, ::-1]])
     left = np.logaddexp.accumulate(upwards, axis=1)[:, :0:-1]
     return np.where(shown == -np.inf, -np.inf, shown - np.where(left == -np.inf, 0, left))
+
+
+def _one_plackett_luce(logits: Scores, places: NDArray[np.integer]) -> NDArray[np.float64]:
+    """`_plackett_luce` of one slate of finite logits: fewer calls, as each costs a microsecond."""
+    others = logits.copy()
+    others[places] = -np.inf
+    top = max(float(others.max(initial=-1e300)), -1e300)
+    mass = float(np.exp(others - top).sum())
+    upwards = np.empty(len(places) + 1)
+    upwards[0] = log(mass) + top if mass > 0 else -np.inf
+    upwards[1:] = logits[places[::-1]]
+    left = np.logaddexp.accumulate(upwards)[:0:-1]
+    return np.asarray(logits[places] - left, np.float64)
 
 
 def _ranked(scores: Scores, item_idx: Indices | None) -> NDArray[np.intp]:

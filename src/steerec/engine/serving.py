@@ -78,22 +78,17 @@ def serve(
         if one is not None
     }
     drawn, more = _drawn(race, policy, w, others, ids)
-    choices = recommender.choices(scored, pool[drawn.places])
     slate = Slate(
         request_id=request_id,
         strategy_version=policy.version,
-        items=tuple(
-            replace(choice, propensity=float(p))
-            for choice, p in zip(choices, drawn.propensity, strict=True)
-        ),
+        items=recommender.choices(scored, pool[drawn.places], drawn.propensity),
         skipped=scored.skipped,
         left_out=scored.left_out,
         epoch=policy.epoch,
         arm=policy.arm,
     )
     made = (drawn, ids, z, w)
-    impression = _impression(query, policy, scored, slate, made, now=now)
-    return Served(slate, replace(impression, more={**impression.more, **more}))
+    return Served(slate, _impression(query, policy, scored, slate, made, more, now=now))
 
 
 def replay(shown: Impression, *, n: int, vectors: Floats | None = None) -> Drawn:
@@ -231,8 +226,10 @@ def _mixed(
 
 def _logged(scored: Scored, pool: NDArray[Any]) -> NDArray[np.float16]:
     """(n_pool, n_heads + 1) z and the extra nats, rounded as they are logged and drawn from."""
-    both = np.vstack([scored.z[:, pool], scored.extra[pool][None].astype(np.float32)])
-    return np.ascontiguousarray(both.T.astype(np.float16))
+    z = np.empty((len(pool), len(scored.z) + 1), np.float16)
+    z[:, :-1] = scored.z[:, pool].T
+    z[:, -1] = scored.extra[pool].astype(np.float32)
+    return z
 
 
 def _worth(z: NDArray[Any], w: NDArray[Any]) -> NDArray[np.float64]:
@@ -247,6 +244,7 @@ def _impression(
     scored: Scored,
     slate: Slate,
     made: tuple[Drawn, tuple[str, ...], NDArray[np.float16], Floats],
+    told: Mapping[str, Any],
     *,
     now: float,
 ) -> Impression:
@@ -263,6 +261,7 @@ def _impression(
         more["device"] = query.device
     if query.place:
         more["place"] = query.place
+    more.update(told)
     return Impression(
         request_id=slate.request_id,
         time=now,

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-import steerec.kernels as kernels
 from steerec.contracts import About, Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
@@ -24,6 +23,7 @@ from steerec.heads.linear import (
     blank_unknown,
     column,
     neighbours,
+    spoken,
 )
 from steerec.heads.whitening import Whitening
 
@@ -146,15 +146,13 @@ class Content(HistoryHead):
         inside = (asked >= 0) & (asked < self.n_items)
         inside[inside] = self._known[asked[inside]]
         asked, faded = np.where(inside, asked, 0), np.where(inside, faded, np.float32(0))
-        faded = faded / max(float(np.abs(np.bincount(asked, faded)).sum()), 1e-12)
+        total = max(float(np.abs(np.bincount(asked, faded)).sum()), 1e-12)
+        faded = faded / np.float32(total)
         said = (self.vectors[items] @ self.vectors[asked].T) * faded
         if self.lexical is not None:
             alike = self.lexical.alike
-            columns = kernels.telling.columns
-            words = columns(
-                asked, alike.indptr, alike.indices, alike.data, items, room.zeros(self.n_items)
-            )
-            said += np.float32(c.lexical_weight) * words * faded
+            words = spoken(state, alike, items, room, decay=c.decay, last=c.last)
+            said += np.float32(c.lexical_weight / total) * words * inside
         return np.asarray(said, np.float32)
 
     def because(self, state: History, item_idx: int) -> Floats:

@@ -10,7 +10,7 @@ from scipy import sparse
 import steerec.kernels as kernels
 from steerec.contracts import Floats, History, Indices
 from steerec.heads.contract import Room
-from steerec.heads.histories import Rows, decayed
+from steerec.heads.histories import Rows
 
 Weights: TypeAlias = Any  # Floats or sparse.csr_matrix; SciPy ships no types
 ALL = np.empty(0, np.int32)  # of the kernels: not some items, but the whole catalogue
@@ -71,7 +71,7 @@ def add_products(
 
     False, and nothing is added: dense weights for some items only.
     """
-    if not sparse.issparse(weights):
+    if isinstance(weights, np.ndarray):
         if items is None:
             kernels.asking.add_dense(rows, sums, weights, out)
         return items is None
@@ -123,18 +123,13 @@ def spoken(
 
     Events of items that the weights do not know say nothing.
     """
-    asked, faded = decayed(state, decay=decay, last=last)
-    if sparse.issparse(weights):
-        zeros = room.zeros(weights.shape[1])
-        said = kernels.telling.columns(
-            asked, weights.indptr, weights.indices, weights.data, items, zeros
-        )
-        return said * faded
-    inside = (asked >= 0) & (asked < len(weights))
-    if not inside.all():
-        asked, faded = np.where(inside, asked, 0), np.where(inside, faded, np.float32(0))
-    told: Floats = weights[asked[:, None], items].T * faded
-    return told
+    events = state.item_idx, state.weight, state.basket, decay, last
+    if isinstance(weights, np.ndarray):
+        dense: Floats = kernels.telling.said_dense(*events, weights, items)
+        return dense
+    w, zeros = weights, room.zeros(weights.shape[1])
+    said: Floats = kernels.telling.said_sparse(*events, w.indptr, w.indices, w.data, items, zeros)
+    return said
 
 
 def save_weights(weights: Weights, path: Path) -> None:

@@ -181,8 +181,8 @@ class Transitions(HistoryHead):
         """See Quick."""
         c = self.config
         said = spoken(state, self.counts, items, room, decay=c.decay, last=c.last)
-        asked, _ = decayed(state, decay=c.decay, last=c.last)
-        return np.asarray(said / (self.out[asked] + c.shrink), np.float32)
+        asked = state.item_idx[len(state) - said.shape[1] :]
+        return np.asarray(said / (self.out.take(asked, mode="clip") + c.shrink), np.float32)
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head."""

@@ -6,7 +6,7 @@ not like a later one.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import isnan
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -68,6 +68,7 @@ class Trending(HistoryHead):
     firsts: NDArray[np.float64]
     first_mix: NDArray[np.float64]
     clock: float
+    _row: Floats | None = field(default=None, init=False, repr=False)
 
     @property
     def n_items(self) -> int:
@@ -98,6 +99,7 @@ class Trending(HistoryHead):
 
     def observe(self, state: History, event: History) -> None:
         """See Head: the event counts in every window."""
+        self._row = None
         n_before, rows = len(state), (event.item_idx.tolist(), event.time.tolist())
         for item_idx, time, weight in zip(*rows, event.weight.tolist(), strict=True):
             if weight <= 0 or not 0 <= item_idx < self.n_items:
@@ -125,6 +127,7 @@ class Trending(HistoryHead):
 
     def forget(self, user_idx: int, history: History) -> bool:
         """See Head: counts are right at once, but how the windows mix waits for the next fit."""
+        self._row = None
         liked = np.flatnonzero(history.weight > 0)
         items = history.item_idx[liked]
         for first, n in zip(self.firsts, self.config.first, strict=True):
@@ -161,9 +164,16 @@ class Trending(HistoryHead):
         self, state: History, items: Indices | None, now: float, room: Room, out: Floats
     ) -> bool:
         """See Quick."""
-        if len(state) == 0 or items is not None:
+        if len(state) == 0:
             return False
-        kernels.solving.log_share(self.counts, self.mix, out)
+        if (row := self._row) is None:  # the same for all until another event is counted
+            if items is not None:
+                kernels.solving.log_share_of(self.counts, self.mix, items, out)
+                return True
+            row = np.empty(self.n_items, np.float32)
+            kernels.solving.log_share(self.counts, self.mix, row)
+            self._row = row
+        out[:] = row if items is None else row[items]
         return True
 
     def grown(self, data: Dataset) -> Self:

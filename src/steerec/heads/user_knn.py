@@ -166,7 +166,8 @@ class UserKnn(HistoryHead):
         """The stretches of one user, none for a user never seen."""
         if user_idx < 0:
             return self._by_owner[:0]
-        return self._by_owner[slice(*np.searchsorted(self._owners, [user_idx, user_idx + 1]))]
+        both = np.array([user_idx, user_idx + 1], self._owners.dtype)  # another would copy all
+        return self._by_owner[slice(*np.searchsorted(self._owners, both))]
 
     def forget(self, user_idx: int, history: History) -> bool:
         """See Head: empties the user's stretches and weighs the rest anew (all of them).

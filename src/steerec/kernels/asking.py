@@ -160,10 +160,12 @@ def blank(out: Floats, known: np.ndarray, items: Indices) -> None:
             out[number] = np.nan
 
 
-@compiled(FLAG(given(FLOAT)))
+@compiled(FLAG(given(FLOAT, 2)))
 def finite(scores: Floats) -> bool:
     """Whether no score is infinite; unknown ones (NaN) may be."""
-    n_infinite = 0
-    for number in range(len(scores)):
-        n_infinite += abs(scores[number]) == np.inf
+    n_infinite = np.int32(0)
+    for head in range(len(scores)):
+        row = scores[head]
+        for item in range(len(row)):
+            n_infinite += np.int32(abs(row[item]) == np.inf)
     return n_infinite == 0

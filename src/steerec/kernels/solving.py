@@ -157,17 +157,37 @@ def fold_in(items: Indices, sums: Floats, alpha: float, factors: Floats, spread:
     return out
 
 
-@compiled(none(given(DOUBLE, 2), given(DOUBLE), made(FLOAT)), reorder=True)
+@compiled(made(DOUBLE)(given(DOUBLE, 2), given(DOUBLE)), reorder=True)
+def _parts(counts: NDArray[np.float64], mix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n_windows,) what one count of each window adds to a share."""
+    parts = np.empty(len(mix))
+    for window in range(len(mix)):
+        total = 0.0
+        for item in range(counts.shape[1]):
+            total += counts[window, item]
+        parts[window] = mix[window] / max(total, 1e-300)
+    return parts
+
+
+@compiled(none(given(DOUBLE, 2), given(DOUBLE), given(INT), made(FLOAT)))
+def log_share_of(
+    counts: NDArray[np.float64], mix: NDArray[np.float64], items: Indices, out: Floats
+) -> None:
+    """`log_share` of some items."""
+    parts = _parts(counts, mix)
+    for number in range(len(items)):
+        share = 0.0
+        for window in range(len(mix)):
+            share += parts[window] * counts[window, items[number]]
+        out[number] = np.log(share) if share > 0 else np.nan
+
+
+@compiled(none(given(DOUBLE, 2), given(DOUBLE), made(FLOAT)))
 def log_share(counts: NDArray[np.float64], mix: NDArray[np.float64], out: Floats) -> None:
     """Log of each item's share in the mixture of the windows, NaN where it is 0."""
-    n_windows, n_items = counts.shape
-    share = np.zeros(n_items)
-    for window in range(n_windows):
-        total = 0.0
-        for item in range(n_items):
-            total += counts[window, item]
-        part = mix[window] / max(total, 1e-300)
-        for item in range(n_items):
-            share[item] += part * counts[window, item]
-    for item in range(n_items):
+    parts, share = _parts(counts, mix), np.zeros(counts.shape[1])
+    for window in range(len(mix)):
+        for item in range(len(share)):
+            share[item] += parts[window] * counts[window, item]
+    for item in range(len(share)):
         out[item] = np.log(share[item]) if share[item] > 0 else np.nan

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerec.contracts import Floats, Indices
+from steerec.kernels.asking import reach
 from steerec.kernels.compiling import (
     DOUBLE,
     FLOAT,
@@ -17,28 +18,81 @@ from steerec.kernels.compiling import (
 )
 
 
-@compiled(made(FLOAT, 2)(given(INT), given(INT), given(INT), given(FLOAT), given(INT), made(FLOAT)))
-def columns(
-    rows: Indices, indptr: Indices, indices: Indices, data: Floats, items: Indices, room: Floats
+@compiled(made(FLOAT)(given(FLOAT), given(INT), DOUBLE, LONG))
+def faded(weight: Floats, basket: Indices, decay: float, last: int) -> Floats:
+    """(n,) decayed weights of the events of the `last` newest places; see histories.decayed."""
+    n, n_asked = len(weight), reach(basket, last)
+    found = np.empty(n_asked, np.float32)
+    grouped = n > 0 and basket[n - 1] >= 0
+    power, fade = 1.0, np.float64(np.float32(decay))
+    for number in range(n_asked):
+        at = n - 1 - number
+        if number and (not grouped or basket[at] != basket[at + 1] or basket[at] < 0):
+            power *= fade
+        found[n_asked - 1 - number] = weight[at] * power
+    return found
+
+
+@compiled(
+    made(FLOAT, 2)(given(INT), given(FLOAT), given(INT), DOUBLE, LONG, given(FLOAT, 2), given(INT))
+)
+def said_dense(
+    item_idx: Indices,
+    weight: Floats,
+    basket: Indices,
+    decay: float,
+    last: int,
+    weights: Floats,
+    items: Indices,
 ) -> Floats:
-    """(n_items, n_rows): the weight of each row for each of some items, the weights being CSR.
+    """(n_items, n): what each of the newest events said of some items; see linear.spoken."""
+    fades = faded(weight, basket, decay, last)
+    found = np.zeros((len(items), len(fades)), np.float32)
+    first = len(item_idx) - len(fades)
+    for number in range(len(fades)):
+        row = item_idx[first + number]
+        if 0 <= row < len(weights):
+            for place in range(len(items)):
+                found[place, number] = fades[number] * weights[row, items[place]]
+    return found
+
+
+@compiled(
+    made(FLOAT, 2)(
+        given(INT), given(FLOAT), given(INT), DOUBLE, LONG, given(INT), given(INT), given(FLOAT),
+        given(INT), made(FLOAT),
+    )
+)  # fmt: skip
+def said_sparse(
+    item_idx: Indices,
+    weight: Floats,
+    basket: Indices,
+    decay: float,
+    last: int,
+    indptr: Indices,
+    indices: Indices,
+    data: Floats,
+    items: Indices,
+    room: Floats,
+) -> Floats:
+    """`said_dense` where the weights are CSR.
 
     Args:
-        rows: (n_rows,) those outside of the matrix have no weight.
         items: none twice.
         room: (n_columns,) of zeros, which it is again afterwards.
     """
-    found = np.zeros((len(items), len(rows)), np.float32)
+    fades = faded(weight, basket, decay, last)
+    found = np.zeros((len(items), len(fades)), np.float32)
+    first = len(item_idx) - len(fades)
     for place in range(len(items)):
         room[items[place]] = place + 1
-    for number in range(len(rows)):
-        row = rows[number]
-        if row < 0 or row + 1 >= len(indptr):
-            continue
-        for at in range(indptr[row], indptr[row + 1]):
-            place = int(room[indices[at]])
-            if place:
-                found[place - 1, number] = data[at]
+    for number in range(len(fades)):
+        row = item_idx[first + number]
+        if 0 <= row < len(indptr) - 1:
+            for at in range(indptr[row], indptr[row + 1]):
+                place = int(room[indices[at]])
+                if place:
+                    found[place - 1, number] = fades[number] * data[at]
     for place in range(len(items)):
         room[items[place]] = 0.0
     return found
