@@ -168,4 +168,4 @@ def finite(scores: Floats) -> bool:
         row = scores[head]
         for item in range(len(row)):
             n_infinite += np.int32(abs(row[item]) == np.inf)
-    return n_infinite == 0
+    return bool(n_infinite == 0)

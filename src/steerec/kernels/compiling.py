@@ -41,14 +41,14 @@ def pair(one: Any, other: Any) -> Any:
 def compiled(signature: Any, *, reorder: bool = False) -> Callable[[F], F]:
     """Compile a function for exactly these types, or load what was compiled before.
 
-    Calls with other types raise a TypeError: nothing is compiled while somebody waits. The
-    interpreter is free for other threads meanwhile.
+    Calls with other types raise a TypeError: nothing is compiled while somebody waits. The GIL is
+    kept: given away some thirty times a request, it would be waited for as often.
 
     Args:
         reorder: whether sums may be added up in another order, several at once.
     """
     freedom = {"contract", "reassoc", "nsz"} if reorder else {"contract"}
-    options = {"nogil": True, "error_model": "numpy", "fastmath": freedom}
+    options = {"error_model": "numpy", "fastmath": freedom}
 
     signatures = signature if isinstance(signature, list) else [signature]
 

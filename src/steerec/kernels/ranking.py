@@ -87,8 +87,8 @@ def _edge(values: Floats, n: int) -> float:
             above[n_above] = values[number]
             n_above += values[number] >= guess
         if n_above >= n:
-            return nth_largest(above[:n_above], n)
-    return nth_largest(values, n)
+            values = above[:n_above]
+    return float(nth_largest(values, n))
 
 
 @compiled(

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from steerec.service import catalogue, events, experiments, lists, operations, people, strategy
 from steerec.service.calls import ESCAPED, Counter, Route
+from steerec.service.direct import OFTEN, Direct, Endpoint
 from steerec.service.gorse import routes as gorse
 from steerec.service.openapi import answers, document
 from steerec.service.problems import Problem
@@ -232,12 +233,17 @@ def create_operators_app(counter: Counter) -> FastAPI:
 
 
 def _add(app: FastAPI, counter: Counter, routes: Sequence[Route]) -> None:
+    often: dict[tuple[str, str], Endpoint] = {}
     for route in routes:
-        app.add_route(route.path, counter.endpoint(route), methods=[route.method])
+        endpoint = counter.endpoint(route)
+        app.add_route(route.path, endpoint, methods=[route.method])
+        if route.path in OFTEN:
+            often[route.method, route.path] = endpoint
     described = document(ROUTES)
     app.openapi = lambda: described  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _no_route)
     app.add_middleware(_WholeIds)
+    app.add_middleware(Direct, endpoints=often)
 
 
 class _WholeIds:

@@ -188,7 +188,7 @@ def _too_long(most_bytes: int) -> Problem:
 
 
 def _path_of(request: Request) -> dict[str, str]:
-    path = {name: str(value) for name, value in request.path_params.items()}
+    path: dict[str, str] = {name: str(value) for name, value in request.path_params.items()}
     if ESCAPED in request.scope:
         path = {name: unquote(value) for name, value in path.items()}
     for name, value in path.items():
@@ -202,6 +202,8 @@ def _path_of(request: Request) -> dict[str, str]:
 
 def _query_of(request: Request, kind: type[T]) -> T:
     """The parameters of the address, each given once, numbers as numbers."""
+    if not request.scope["query_string"]:
+        return kind()
     given: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name in given:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from steerec.contracts import Floats
 from steerec.errors import DataError
-from steerec.store.arrays import pack, unpack
+from steerec.store.arrays import check_packable, pack, unpack
 from steerec.store.database import Database, count, in_chunks
 from steerec.store.group import GroupWriter
 from steerec.store.numbers import ItemNumbers
@@ -81,6 +81,7 @@ class _Served:
     impression: dict[str, Any]
     items: tuple[str, ...]
     pool: tuple[str, ...]
+    arrays: tuple[NDArray[Any], ...]  # packed by the writer, whose thread waits for the disk
     answer: dict[str, Any] | None
 
 
@@ -215,7 +216,12 @@ class Impressions:
         ids = set[str]().union(*(ids for row in fresh for ids in (row.items, row.pool)))
         numbers = self._numbers.of(connection, tenant, ids)
         pages = [
-            {**row.impression, "seq": place, "ids": _pack_ids(row, numbers)}
+            {
+                **row.impression,
+                "seq": place,
+                "ids": _pack_ids(row, numbers),
+                "body": pack(row.arrays),
+            }
             for place, row in enumerate(fresh, start=seq + 1)
         ]
         if pages:
@@ -276,10 +282,11 @@ def _served(tenant: str, shown: Impression, answer: Answer | None) -> _Served:
         "arm": check_optional_id(shown.arm, "arm"),
         "seed": shown.seed,
         "more": to_json(dict(shown.more), "more") if shown.more else None,
-        "body": pack([shown.propensity, shown.scores, shown.w, shown.phi]),
     }
     kept = None if answer is None else _to_kept(answer, row)
-    return _Served(row, shown.items, shown.pool, kept)
+    arrays = shown.propensity, shown.scores, shown.w, shown.phi
+    check_packable(arrays)
+    return _Served(row, shown.items, shown.pool, arrays, kept)
 
 
 def _to_kept(answer: Answer, row: Mapping[str, Any]) -> dict[str, Any]:
