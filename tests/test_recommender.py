@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from engine_worlds import model, recommender, refitted, world
 from steerec.contracts import Event, History, Query
+from steerec.engine.growing import Growing
 from steerec.engine.pool import PoolConfig
 from steerec.engine.recommender import Recommender
 from steerec.errors import ConfigError, DataError, UnknownItemError
@@ -448,11 +449,14 @@ def test_a_repeat_says_how_often_and_when():
     r = only("repeat")
     day = 86_400.0
     start = world().now - 30 * day
-    r._people._live["new"] = History(
-        np.array([1, 2, 1, 1, 3], np.int32),
-        np.ones(5, np.float32),
-        start + day * np.arange(5.0),
-        np.full(5, -1, np.int32),
+    r._people._live["new"] = Growing(
+        History(
+            np.array([1, 2, 1, 1, 3], np.int32),
+            np.ones(5, np.float32),
+            start + day * np.arange(5.0),
+            np.full(5, -1, np.int32),
+        ),
+        99,
     )
     slate = r.recommend(Query("new", n=60, repeats=True, now=start + 26.5 * day))
     reason = {choice.item_id: choice.reason for choice in slate.items}
@@ -463,10 +467,11 @@ def test_a_repeat_says_how_often_and_when():
 
 def test_an_item_of_the_own_history_is_told_as_such_and_not_as_like_itself():
     r = only("content")
-    r._people._live["new"] = History(
+    events = (
         np.array([1], np.int32), np.ones(1, np.float32), np.array([world().now]),
         np.array([-1], np.int32),
     )  # fmt: skip
+    r._people._live["new"] = Growing(History(*events), 99)
     slate = r.recommend(Query("new", n=60, repeats=True, now=world().now + 3_600.0))
     reason = {choice.item_id: choice.reason for choice in slate.items}
     assert reason["i0001"] == "You turned to it before, today."

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Answer = Callable[[Any, Indices | None, float, Room, Floats], bool]  # see heads.contract.Quick
+Count = Callable[[History, int, float, float], None]  # see heads.contract.Counts
 States = Mapping[str, Any]  # head name → that head's state of one user; failed heads are absent
 
 
@@ -66,6 +67,18 @@ class Panel:
         """Let each head count one event of the user in `states` (before it)."""
         for name, state in states.items():
             self._attempt(name, self.model.heads[name].observe, state, event)
+
+    def count(
+        self,
+        name: str,
+        count: Count,
+        before: History,
+        item_idx: int,
+        weight: float,
+        time: float,
+    ) -> None:
+        """`observe` of one event by a head that takes it as plain numbers."""
+        self._attempt(name, count, before, item_idx, weight, time)
 
     def answers(
         self, states: States, items: Indices | None, now: float

@@ -11,10 +11,12 @@ import numpy as np
 
 from steerec.contracts import About, Event, History, Indices
 from steerec.data.dataset import DEFAULT_WEIGHTS
-from steerec.engine.panel import Panel, States
+from steerec.engine.growing import Growing
+from steerec.engine.panel import Count, Panel, States
 from steerec.heads.contract import HistoryHead
 
 NOBODY = History.of([])
+NAN = float("nan")
 LONGEST = 5_000  # newest events of a user that are kept once they go on; no head reads as many
 
 
@@ -36,7 +38,7 @@ class People:
 
     panel: Panel
     keep: int = 10_000
-    _live: dict[str, History] = field(default_factory=dict)
+    _live: dict[str, Growing] = field(default_factory=dict)
     _held: OrderedDict[str, Person] = field(default_factory=OrderedDict)
     _forgotten: set[int] = field(default_factory=set)  # rows of the fitted data
     _newest: float = float("-inf")  # time of the newest live event
@@ -46,8 +48,8 @@ class People:
         """The user's events; empty for a user never seen."""
         if user_id is None:
             return NOBODY
-        if user_id in self._live:
-            return self._live[user_id]
+        if (growing := self._live.get(user_id)) is not None:
+            return growing.history
         data = self.panel.model.data
         user_idx = data.user_index.get(user_id)
         return NOBODY if user_idx is None else data.history(user_idx)
@@ -90,30 +92,38 @@ class People:
         As if one by one, but that users take turns: each user's own keep their order. States are
         made when they are next asked for.
         """
-        by_user: dict[str, list[tuple[Event, int]]] = {}
-        for event, item_idx in events:
-            by_user.setdefault(event.user_id, []).append((event, item_idx))
         with self._lock:
-            for user_id, own in by_user.items():
-                before = self.history(user_id)
-                rows = self._rows(own, before.user_idx)
-                if _is_late(before, rows):
-                    for at in range(len(rows)):
-                        before = self._grown(before, rows.slice(at, at + 1))
-                else:
-                    before = self._grown(before, rows)
-                self._live[user_id] = before
-                self._held.pop(user_id, None)
-                self._newest = max(self._newest, float(np.fmax.reduce(rows.time, initial=-np.inf)))
+            for event, item_idx in events:
+                self._learn(event, item_idx)
+                self._held.pop(event.user_id, None)
 
-    def _grown(self, history: History, rows: History) -> History:
-        """The history with more events, each of them counted; one, if any belongs before others."""
-        late = _is_late(history, rows)
-        n, joined = len(history), _joined(history, rows)
-        for at in range(n, len(joined)):
-            states = self.panel.start(joined.slice(0, at), self._counting)
-            self.panel.observe(states, joined.slice(at, at + 1))
-        return (_in_order(joined) if late else joined).last(LONGEST)
+    def _learn(self, event: Event, item_idx: int) -> None:
+        user_id, time = event.user_id, event.timestamp
+        if (growing := self._live.get(user_id)) is None:
+            growing = self._live[user_id] = Growing(self.history(user_id), LONGEST)
+        at = NAN if time is None else time
+        weight, basket = self._weights.get(event.event, 1.0), self._basket(event)
+        before = growing.history
+        self._count(before, item_idx, weight, at, basket)
+        if at < growing.last_time:
+            late = _joined(before, _one(item_idx, weight, at, basket, before.user_idx))
+            self._live[user_id] = Growing(_in_order(late), LONGEST)
+        else:
+            growing.append(item_idx, weight, at, basket)
+        if at > self._newest:
+            self._newest = at
+
+    def _count(
+        self, before: History, item_idx: int, weight: float, time: float, basket: int
+    ) -> None:
+        """Let the heads that count events of all users count this one."""
+        for name, count in self._counting:
+            if count is not None:
+                self.panel.count(name, count, before, item_idx, weight, time)
+            else:
+                states = self.panel.start(before, (name,))
+                event = _one(item_idx, weight, time, basket, before.user_idx)
+                self.panel.observe(states, event)
 
     def moved_to(self, panel: Panel, *, anew: bool) -> "People":
         """The same people under a model whose catalogue has grown.
@@ -130,7 +140,7 @@ class People:
             user_idx = self.panel.model.data.user_index.get(user_id)
             self._live.pop(user_id, None)
             if user_idx is not None:
-                self._live[user_id] = NOBODY  # in place of what was fitted
+                self._live[user_id] = Growing(NOBODY, LONGEST)  # in place of what was fitted
                 self._forgotten.add(user_idx)
             self._held.pop(user_id, None)
 
@@ -155,14 +165,17 @@ class People:
                 was.about,
             )
             for event, at in kept:
-                history = _in_order(_joined(history, self._rows([(event, at)], was.user_idx)))
-            self._live[user_id] = history
+                weight = self._weights.get(event.event, 1.0)
+                time = NAN if event.timestamp is None else event.timestamp
+                row = _one(at, weight, time, self._basket(event), was.user_idx)
+                history = _in_order(_joined(history, row))
+            self._live[user_id] = Growing(history, LONGEST)
             self._hold(user_id, Person(history, self.panel.start(history)))
 
     def live(self) -> dict[str, History]:
         """user_id → all events of each user who did something since the fit."""
         with self._lock:
-            return dict(self._live)
+            return {user_id: growing.history for user_id, growing in self._live.items()}
 
     def latest(self) -> float:
         """Unix seconds of the newest event known, NaN where there are no times."""
@@ -170,11 +183,13 @@ class People:
         return latest if np.isfinite(latest) else float("nan")
 
     @cached_property
-    def _counting(self) -> tuple[str, ...]:
-        """The heads that count events of all users live."""
-        heads = self.panel.model.heads
-        plain = HistoryHead.observe
-        return tuple(n for n, h in heads.items() if getattr(type(h), "observe", None) is not plain)
+    def _counting(self) -> tuple[tuple[str, Count | None], ...]:
+        """The heads that count events of all users live, and how, if not by `observe` alone."""
+        return tuple(
+            (name, getattr(head, "count", None))
+            for name, head in self.panel.model.heads.items()
+            if getattr(type(head), "observe", None) is not HistoryHead.observe
+        )
 
     @cached_property
     def _latest_fitted(self) -> float:
@@ -190,17 +205,6 @@ class People:
     def _weights(self) -> dict[str, float]:
         """Kind of event → weight, as the data had them."""
         return {**DEFAULT_WEIGHTS, **self.panel.model.data.kind_weights}
-
-    def _rows(self, events: Sequence[tuple[Event, int]], user_idx: int) -> History:
-        """Events of one user with their item_idx, in the order given."""
-        nan = float("nan")
-        return History(
-            np.array([item_idx for _, item_idx in events], np.int32),
-            np.array([self._weights.get(e.event, 1.0) for e, _ in events], np.float32),
-            np.array([nan if e.timestamp is None else e.timestamp for e, _ in events]),
-            np.array([self._basket(e) for e, _ in events], np.int32),
-            user_idx,
-        )
 
     def _basket(self, event: Event) -> int:
         """A number above those of the data, the same for one basket of one user."""
@@ -230,11 +234,15 @@ def _joined(history: History, more: History) -> History:
     )
 
 
-def _is_late(history: History, rows: History) -> bool:
-    """Whether an event belongs before one that came earlier; without times nothing is late."""
-    if len(history) and rows.time[0] < history.time[-1]:
-        return True
-    return len(rows) > 1 and bool((rows.time[1:] < rows.time[:-1]).any())
+def _one(item_idx: int, weight: float, time: float, basket: int, user_idx: int) -> History:
+    """A history of one event."""
+    return History(
+        np.array([item_idx], np.int32),
+        np.array([weight], np.float32),
+        np.array([time], np.float64),
+        np.array([basket], np.int32),
+        user_idx,
+    )
 
 
 def _in_order(history: History) -> History:

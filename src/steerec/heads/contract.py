@@ -137,6 +137,14 @@ class Quick(Protocol):
         ...
 
 
+class Counts(Protocol):
+    """A head that counts live, taking an event as plain numbers: many come in a second."""
+
+    def count(self, before: History, item_idx: int, weight: float, time: float) -> None:
+        """`observe` of one event, after all of these."""
+        ...
+
+
 class HistoryHead:
     """Defaults for heads whose state is the user's newest events."""
 

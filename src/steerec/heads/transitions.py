@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
+from math import nan
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy import sparse
 
+import steerec.kernels as kernels
 from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
@@ -30,6 +32,7 @@ from steerec.heads.linear import (
     save_weights,
     spoken,
 )
+from steerec.kernels import loaded
 
 ROUNDING = 1e-5  # what is left of a count by rounding; the least a pair weighs is above it
 MERGE = 50_000  # live pairs held apart before they are merged into the counts
@@ -103,26 +106,34 @@ class Transitions(HistoryHead):
 
     def observe(self, state: History, event: History) -> None:
         """See Head: counts the pairs of the new event with the newest ones before it."""
-        newest = np.s_[-self.config.steps :]
-        liked = state.item_idx[newest][state.weight[newest] > 0][::-1].astype(np.intp)
-        faded = _fading(self.config)[1 : len(liked) + 1]
+        for later, weight in zip(event.item_idx.tolist(), event.weight.tolist(), strict=True):
+            self.count(state, later, weight, nan)
+
+    def count(self, before: History, item_idx: int, weight: float, time: float) -> None:
+        """See Counts."""
+        if weight <= 0 or not 0 <= item_idx < self.n_items:
+            return
+        self.known[item_idx] = True
+        if self.seen is not None:
+            self.seen[item_idx] += 1
+        steps, fading = self.config.steps, _fading(self.config)
+        newest, weights = before.item_idx[-steps:], before.weight[-steps:]
+        if isinstance(self.counts, np.ndarray) and loaded():
+            kernels.solving.count_after(newest, weights, item_idx, fading, self.counts, self.out)
+            return
+        liked = newest[weights > 0][::-1].astype(np.intp)
+        faded = fading[1 : len(liked) + 1]
         inside = (liked >= 0) & (liked < self.n_items)
         if not inside.all():
             liked, faded = liked[inside], faded[inside]
-        for later in event.item_idx[event.weight > 0].tolist():
-            if not 0 <= later < self.n_items:
-                continue
-            self.known[later] = True
-            if self.seen is not None:
-                self.seen[later] += 1
-            np.add.at(self.out, liked, faded.astype(np.float64))
-            if not sparse.issparse(self.counts):  # one column: NumPy is slow with two axes
-                np.add.at(self.counts[:, later], liked, faded)
-                continue
-            for earlier, weight in zip(liked.tolist(), faded.tolist(), strict=True):
-                row = self._live.setdefault(earlier, {})
-                row[later] = row.get(later, 0.0) + weight
-            self._n_live += len(liked)
+        np.add.at(self.out, liked, faded.astype(np.float64))
+        if not sparse.issparse(self.counts):  # one column: NumPy is slow with two axes
+            np.add.at(self.counts[:, item_idx], liked, faded)
+            return
+        for earlier, weight in zip(liked.tolist(), faded.tolist(), strict=True):
+            row = self._live.setdefault(earlier, {})
+            row[item_idx] = row.get(item_idx, 0.0) + weight
+        self._n_live += len(liked)
         if self._n_live >= MERGE and self._n_live >= self.counts.nnz // 10:  # it copies them all
             self._merge()
 

@@ -99,15 +99,19 @@ class Trending(HistoryHead):
 
     def observe(self, state: History, event: History) -> None:
         """See Head: the event counts in every window."""
-        self._row = None
-        n_before, rows = len(state), (event.item_idx.tolist(), event.time.tolist())
-        for item_idx, time, weight in zip(*rows, event.weight.tolist(), strict=True):
-            if weight <= 0 or not 0 <= item_idx < self.n_items:
-                continue
-            for first, n in zip(self.firsts, self.config.first, strict=True):
-                if n_before < n:
-                    first[item_idx] += 1.0
-            self._count(item_idx, time)
+        rows = event.item_idx.tolist(), event.weight.tolist(), event.time.tolist()
+        for item_idx, weight, time in zip(*rows, strict=True):
+            self.count(state, item_idx, weight, time)
+
+    def count(self, before: History, item_idx: int, weight: float, time: float) -> None:
+        """See Counts."""
+        if weight <= 0 or not 0 <= item_idx < self.n_items:
+            return
+        self._row, n_before = None, len(before)
+        for first, n in zip(self.firsts, self.config.first, strict=True):
+            if n_before < n:
+                first[item_idx] += 1.0
+        self._count(item_idx, time)
 
     def _count(self, item_idx: int, time: float) -> None:
         """One event; plain numbers, since arrays of a few windows take longer."""

@@ -191,3 +191,22 @@ def log_share(counts: NDArray[np.float64], mix: NDArray[np.float64], out: Floats
             share[item] += parts[window] * counts[window, item]
     for item in range(len(share)):
         out[item] = np.log(share[item]) if share[item] > 0 else np.nan
+
+
+@compiled(none(given(INT), given(FLOAT), LONG, given(FLOAT), made(FLOAT, 2), made(DOUBLE)))
+def count_after(
+    newest: Indices,
+    weight: Floats,
+    item_idx: int,
+    fading: Floats,
+    counts: Floats,
+    out: NDArray[np.float64],
+) -> None:
+    """Count an item after the liked ones of these events, in place; see Transitions.count."""
+    apart = 0
+    for at in range(len(newest) - 1, -1, -1):
+        if weight[at] > 0.0:
+            apart += 1
+            if 0 <= newest[at] < len(out):
+                counts[newest[at], item_idx] += fading[apart]
+                out[newest[at]] += fading[apart]
