@@ -1,5 +1,6 @@
 """Compiled loops answer as the plain functions do, from any history and for any items."""
 
+import copy
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
@@ -13,12 +14,13 @@ from scipy import sparse
 from engine_worlds import model, own, world
 from steerec import kernels
 from steerec.contracts import Event, History, Query
+from steerec.engine.fused import Fused, FusedConfig
 from steerec.engine.phi import Phi, PhiConfig
 from steerec.engine.pool import PoolConfig
 from steerec.engine.recommender import Recommender
 from steerec.engine.sampler import SamplerConfig
 from steerec.engine.serving import Policy, serve
-from steerec.heads import QUICK, load_head
+from steerec.heads import QUICK, content, load_head
 from steerec.heads.contract import Room
 from steerec.heads.histories import recency_rows
 from steerec.heads.linear import asked_with, spoken
@@ -199,3 +201,60 @@ def test_a_head_that_cannot_be_compiled_is_asked_the_plain_way(caplog):
     assert quick.recommend(query).left_out == ()
     assert "head=ease compiled=0" in caplog.text
     assert quick.failures == {}
+
+
+LARGE = ["ease", "item_knn", "transitions", "autoregressive", "content"]
+
+
+@cache
+def sparse_head(name):
+    """A head as it is in a large catalogue, where weights are sparse."""
+    head = head_of(name)
+    if name == "transitions":
+        return replace(head, counts=sparse.csr_matrix(head.counts))
+    if name == "autoregressive":
+        return replace(head, weights=tuple(sparse.csr_matrix(w) for w in head.weights))
+    return replace(head, weights=sparse.csr_matrix(head.weights)) if name == "ease" else head
+
+
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("live", [False, True])
+def test_a_head_finds_what_it_retrieves(name, live, monkeypatch):
+    monkeypatch.setattr(content, "DENSE_ITEMS", 10)
+    head, room = copy.deepcopy(sparse_head(name)), Room()
+    if live and name == "transitions":
+        for item in range(0, 60, 7):
+            head.observe(world().data.history(3), History.of([item]))
+    for history in histories():
+        state = head.start(history)
+        found = head.find(state, 9, NOW, room)
+        wanted = head.retrieve(state, 9, NOW)
+        assert found.tolist() == wanted.tolist()
+    assert not any(zeros.any() for zeros in [*room._zeros.values(), *room._marks.values()])
+
+
+def test_the_fused_matrix_finds_what_it_searches():
+    rng = np.random.default_rng(3)
+    codes = rng.integers(-120, 120, (900, 8)).astype(np.int8)
+    step, asks = rng.random(900).astype("f4"), rng.normal(size=(9, 8)).astype("f4")
+    matrix = Fused(FusedConfig(dims=8), codes, step, asks, np.zeros((0, 8), "f4"))
+    for history in histories():
+        for n, share in ((5, 0.9), (300, 0.5), (2_000, 0.1)):
+            allowed = rng.random(900) < share
+            found, wanted = matrix.find(history, n, allowed), matrix.search(history, n, allowed)
+            scores = matrix.scores([history])[0]
+            assert len(found) == len(wanted)
+            np.testing.assert_allclose(scores[found], scores[wanted], rtol=1e-5, atol=1e-4)
+
+
+def test_candidates_are_the_same():
+    sparse_pool = PoolConfig(full_catalogue=20, pool_limit=30, fresh=3, from_fused=5, per_head=8)
+    heads = {**model().heads, **{n: sparse_head(n) for n in ("ease", "transitions", "item_knn")}}
+    grown = replace(model(), heads=heads)
+    for user in ("u0001", "u0009", "nobody"):
+        both = [
+            Recommender(grown, pool=sparse_pool, compiled=compiled).score(Query(user, now=NOW))
+            for compiled in (False, True)
+        ]
+        np.testing.assert_array_equal(both[0].items, both[1].items)
+        np.testing.assert_allclose(both[0].blend, both[1].blend, atol=1e-5)

@@ -168,11 +168,16 @@ class Panel:
 
     def retrieve(self, states: States, n: int, now: float) -> dict[str, Indices]:
         """Each head's own candidates, best first."""
-        heads = self.model.heads
-        asked = {
-            name: self._attempt(name, heads[name].retrieve, s, n, now) for name, s in states.items()
-        }
-        return {name: found for name, found in asked.items() if found is not None}
+        heads, answers = self.model.heads, {}
+        for name, state in states.items():
+            found, find = None, getattr(heads[name], "find", None)
+            if find is not None and self.is_compiled and name not in self.slow:
+                found = self._attempt(name, find, state, n, now, self.room)
+            if found is None:
+                found = self._attempt(name, heads[name].retrieve, state, n, now)
+            if found is not None:
+                answers[name] = found
+        return answers
 
     def because(self, name: str, state: Any, item_idx: int) -> Floats:
         """How much each event of one head's state spoke for the item; empty if it cannot tell."""

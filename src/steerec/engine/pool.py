@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -79,22 +78,31 @@ class Pool:
         """
         if len(allowed) <= self.config.full_catalogue:
             return None
-        possible = np.flatnonzero(allowed).astype(np.int32)
-        if len(possible) <= self.config.full_catalogue:
-            return possible
+        if np.count_nonzero(allowed) <= self.config.full_catalogue:
+            return np.flatnonzero(allowed).astype(np.int32)
         limit = max(self.config.pool_limit, n)
         fused = self._fused(history, allowed, limit)
         asked = {name: states[name] for name in self.sources if name in states}
-        retrieved = self.panel.retrieve(asked, self.config.per_head, now).values()
-        turns = chain.from_iterable(zip_longest(*(found.tolist() for found in retrieved)))
-        brought = [i for i in turns if i is not None and allowed[i]]
+        found = list(self.panel.retrieve(asked, self.config.per_head, now).values())
         fresh, sure = self.config.fresh, self.config.from_fused
-        chosen = dict.fromkeys(_first(self.popular, allowed, fresh))
-        chosen |= dict.fromkeys(_first(self.newest, allowed, fresh))
-        chosen |= dict.fromkeys([*fused[:sure], *brought, *fused[sure:]])
-        if len(chosen) < limit:
-            chosen |= dict.fromkeys(_first(self.popular, allowed, limit))
-        return np.sort(np.array(list(chosen)[:limit], np.int32))
+        order = (
+            _first(self.popular, allowed, fresh),
+            _first(self.newest, allowed, fresh),
+            fused[:sure],
+            in_turns(found),
+            fused[sure:],
+            _first(self.popular, allowed, limit),
+        )
+        return np.sort(self._first_of(np.concatenate(order), allowed, limit))
+
+    def _first_of(self, order: Indices, allowed: Allowed, n: int) -> Indices:
+        """The first `n` different allowed items of an order; below 0 there is none."""
+        if self.panel.is_compiled:
+            marks = self.panel.room.marks(len(allowed))
+            return kernels.finding.first_of(order, allowed, n, marks)
+        told = order[order >= 0]
+        different = list(dict.fromkeys(told[allowed[told]].tolist()))
+        return np.array(different[:n], np.int32)
 
     def estimate(
         self, raw: Mapping[str, Floats], histories: Sequence[History], allowed: Allowed
@@ -129,11 +137,14 @@ class Pool:
             return tuple(heads)
         return tuple(name for name in heads if name in self.config.own)
 
-    def _fused(self, history: History, allowed: Allowed, n: int) -> list[int]:
+    def _fused(self, history: History, allowed: Allowed, n: int) -> Indices:
         """Items of the fused matrix, best first."""
         matrix = self.panel.model.fused
-        found: list[int] = [] if matrix is None else matrix.search(history, n, allowed).tolist()
-        return found
+        if matrix is None:
+            return np.empty(0, np.int32)
+        if self.panel.is_compiled and matrix.n_items == len(allowed):
+            return matrix.find(history, n, allowed)
+        return matrix.search(history, n, allowed)
 
     def shortlist(self, blend: NDArray[np.float64], z: Floats, allowed: Allowed, n: int) -> Indices:
         """Places of the final pool in the scored items, best of the blend first.
@@ -175,14 +186,22 @@ class Pool:
         return known[np.argsort(-since[known], kind="stable")].astype(np.int32)
 
 
-def _first(order: Indices, allowed: Allowed, n: int) -> list[int]:
+def in_turns(found: Sequence[Indices]) -> Indices:
+    """The first of each, then the second of each, and so on; -1 where one has no more."""
+    width = max(map(len, found), default=0)
+    padded = np.full((len(found), width), -1, np.int32)
+    for row, items in zip(padded, found, strict=True):
+        row[: len(items)] = items
+    return padded.T.ravel()
+
+
+def _first(order: Indices, allowed: Allowed, n: int) -> Indices:
     """The first `n` of the order that are allowed; its beginning nearly always has them."""
     for part in (order[: 4 * n], order):
         found = part[allowed[part]]
         if len(found) >= n:
             break
-    first: list[int] = found[:n].tolist()
-    return first
+    return found[:n]
 
 
 def _mark(pool: Allowed, scores: Floats, n: int) -> None:

@@ -24,6 +24,7 @@ from steerec.heads.linear import (
     asked_with,
     blank_unknown,
     column,
+    find_near,
     load_weights,
     neighbours,
     save_weights,
@@ -154,6 +155,19 @@ class Autoregressive(HistoryHead):
             for decay, weights in zip(self.scales, self.weights, strict=True)
         ]
         return np.asarray(sum(parts), np.float32)
+
+    def find(self, state: History, n: int, now: float, room: Room) -> Indices | None:
+        """See Quick."""
+        parts = []
+        for decay, weights in zip(self.scales, self.weights, strict=True):
+            if isinstance(weights, np.ndarray):
+                return None
+            last = self.config.last
+            rows, sums = asked_with(state, decay=decay, last=last, known=self.known)
+            parts.append((rows, sums, weights))
+        if len(rows) == 0:
+            return rows
+        return find_near(state, parts, self.known, room, n)
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head."""

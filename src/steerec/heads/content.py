@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+import steerec.kernels as kernels
 from steerec.contracts import About, Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
@@ -17,9 +18,11 @@ from steerec.heads.histories import Rows, blank, check_query, decayed, recency_r
 from steerec.heads.lags import DENSE_ITEMS
 from steerec.heads.lexical import Lexical, LexicalConfig, item_texts
 from steerec.heads.linear import (
+    NEWEST,
     add_products,
     ask,
     asked_with,
+    best_first,
     blank_unknown,
     column,
     neighbours,
@@ -154,6 +157,25 @@ class Content(HistoryHead):
             words = spoken(state, alike, items, room, decay=c.decay, last=c.last)
             said += np.float32(c.lexical_weight / total) * words * inside
         return np.asarray(said, np.float32)
+
+    def find(self, state: History, n: int, now: float, room: Room) -> Indices | None:
+        """See Quick."""
+        said = state.about is not None and state.about.texts
+        if self.lexical is None or self.n_items <= DENSE_ITEMS or said:
+            return None
+        c = self.config
+        rows, sums = asked_with(state, decay=c.decay, last=c.last, known=self._known)
+        if len(rows) == 0:
+            return rows
+        sums = sums / max(float(np.abs(sums).sum()), 1e-12)
+        wanted = sums @ self.vectors[rows]
+        w, newest, marks = self.lexical.alike, state.item_idx[-NEWEST:], room.marks(self.n_items)
+        items = kernels.finding.beside(newest, w.indptr, w.indices, marks)
+        marks[items] = False
+        items = items[self._known[items]]
+        scores = self.vectors[items] @ wanted
+        add_products(rows, sums * np.float32(c.lexical_weight), w, items, room, scores)
+        return best_first(kernels.finding.largest(items, scores, n))
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head: each event's share of the score, exact (the score is their sum)."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
@@ -112,12 +113,19 @@ class Room:
 
     def __init__(self) -> None:
         self._zeros: dict[int, Floats] = {}
+        self._marks: dict[int, NDArray[np.bool_]] = {}
 
     def zeros(self, n: int) -> Floats:
         """(n,) float32, which whoever takes it leaves as zeros again."""
         if n not in self._zeros:
             self._zeros[n] = np.zeros(n, np.float32)
         return self._zeros[n]
+
+    def marks(self, n: int) -> NDArray[np.bool_]:
+        """(n,) of False, likewise."""
+        if n not in self._marks:
+            self._marks[n] = np.zeros(n, bool)
+        return self._marks[n]
 
 
 class Quick(Protocol):
@@ -134,6 +142,10 @@ class Quick(Protocol):
 
         A head may have `answer` alone.
         """
+        ...
+
+    def find(self, state: Any, n: int, now: float, room: Room) -> Indices | None:
+        """`retrieve`; None: it cannot in this case. A head may do without."""
         ...
 
 

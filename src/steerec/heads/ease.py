@@ -24,6 +24,7 @@ from steerec.heads.linear import (
     asked_with,
     blank_unknown,
     column,
+    find_near,
     load_weights,
     neighbours,
     save_weights,
@@ -135,6 +136,16 @@ class Ease(HistoryHead):
         """See Quick."""
         c = self.config
         return spoken(state, self.weights, items, room, decay=c.decay, last=c.last)
+
+    def find(self, state: History, n: int, now: float, room: Room) -> Indices | None:
+        """See Quick."""
+        if isinstance(self.weights, np.ndarray):
+            return None
+        c = self.config
+        rows, sums = asked_with(state, decay=c.decay, last=c.last, known=self.known)
+        if len(rows) == 0:
+            return rows
+        return find_near(state, [(rows, sums, self.weights)], self.known, room, n)
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head."""

@@ -30,6 +30,7 @@ from steerec.heads.linear import (
     asked_with,
     blank_unknown,
     column,
+    find_near,
     neighbours,
     spoken,
 )
@@ -134,6 +135,14 @@ class ItemKnn(HistoryHead):
         """See Quick."""
         c = self.config
         return spoken(state, self.similarity, items, room, decay=c.decay, last=c.last)
+
+    def find(self, state: History, n: int, now: float, room: Room) -> Indices | None:
+        """See Quick."""
+        c = self.config
+        rows, sums = asked_with(state, decay=c.decay, last=c.last, known=self.known)
+        if len(rows) == 0:
+            return rows
+        return find_near(state, [(rows, sums, self.similarity)], self.known, room, n)
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head."""

@@ -1,5 +1,6 @@
 """Item-to-item weights, dense or sparse: asked with a query, stored without pickle."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -114,6 +115,49 @@ def column(weights: Weights, rows: Indices, item_idx: int) -> Floats:
     found = np.zeros(len(rows), np.float32)
     found[np.searchsorted(np.cumsum(sizes), at, side="right")] = values[at]
     return found
+
+
+Part = tuple[Indices, Floats, Weights]  # rows asked with, their weights, and of which matrix
+
+
+def find_near(
+    state: History,
+    parts: Sequence[Part],
+    known: NDArray[np.bool_],
+    room: Room,
+    n: int,
+    live: tuple[Indices, Floats] | None = None,
+) -> Indices:
+    """At most `n` best known items that the newest events have a sparse weight for; compiled.
+
+    Args:
+        parts: what is summed to the scores.
+        live: items that are looked at besides, and what they are scored more.
+    """
+    newest, find = state.item_idx[-NEWEST:], kernels.finding
+    sums, marks = room.zeros(len(known)), room.marks(len(known))
+    for rows, weight, w in parts:
+        kernels.asking.add_sparse(rows, weight, w.indptr, w.indices, w.data, sums)
+    also = ALL
+    if live is not None:
+        also = live[0]
+        np.add.at(sums, *live)
+    if len(parts) > 1:
+        more = [find.beside(newest, w.indptr, w.indices, marks) for _, _, w in parts[1:]]
+        also = np.concatenate([also, *more])
+        marks[also] = False
+    w = parts[0][2]
+    keys = find.best_beside(newest, w.indptr, w.indices, also, sums, known, marks, n)
+    for rows, _, w in parts:
+        find.clear(rows, w.indptr, w.indices, sums)
+    sums[also] = 0.0
+    return best_first(keys)
+
+
+def best_first(keys: NDArray[np.int64]) -> Indices:
+    """The items of keys as `kernels.finding` makes them."""
+    keys.sort()
+    return (kernels.finding.ITEM - 1 - keys[::-1] % kernels.finding.ITEM).astype(np.int32)
 
 
 def spoken(

@@ -27,6 +27,7 @@ from steerec.heads.linear import (
     asked_with,
     blank_unknown,
     column,
+    find_near,
     load_weights,
     neighbours,
     save_weights,
@@ -194,6 +195,31 @@ class Transitions(HistoryHead):
         said = spoken(state, self.counts, items, room, decay=c.decay, last=c.last)
         asked = state.item_idx[len(state) - said.shape[1] :]
         return np.asarray(said / (self.out.take(asked, mode="clip") + c.shrink), np.float32)
+
+    def find(self, state: History, n: int, now: float, room: Room) -> Indices | None:
+        """See Quick."""
+        if isinstance(self.counts, np.ndarray):
+            return None
+        c = self.config
+        rows, sums = asked_with(state, decay=c.decay, last=c.last, known=self.known)
+        if len(rows) == 0:
+            return rows
+        sums = (sums / (self.out[rows] + c.shrink)).astype(np.float32)
+        part = rows, sums, self.counts
+        return find_near(state, [part], self.known, room, n, self._live_of(rows, sums))
+
+    def _live_of(self, rows: Indices, sums: Floats) -> tuple[Indices, Floats] | None:
+        """Items that were counted live after these, and `sums @` what was counted."""
+        told = [
+            (live, s)
+            for row, s in zip(rows.tolist(), sums, strict=True)
+            if (live := self._live.get(row))
+        ]
+        if not told:
+            return None
+        items = np.concatenate([np.fromiter(live, np.int32, len(live)) for live, _ in told])
+        more = [s * np.fromiter(live.values(), np.float32, len(live)) for live, s in told]
+        return items, np.concatenate(more).astype(np.float32)
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head."""

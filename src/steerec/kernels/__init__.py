@@ -12,13 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # there as soon as they are loaded
-    from steerec.kernels import asking, choosing, ranking, solving, telling
+    from steerec.kernels import asking, choosing, finding, ranking, solving, telling
 
-__all__ = ["asking", "choosing", "load", "load_beside", "loaded", "ranking", "solving", "telling"]
+__all__ = [
+    "asking",
+    "choosing",
+    "finding",
+    "load",
+    "load_beside",
+    "loaded",
+    "ranking",
+    "solving",
+    "telling",
+]
 
 log = logging.getLogger(__name__)
 
-MODULES = ("choosing", "asking", "solving", "ranking", "telling")
+MODULES = ("choosing", "asking", "solving", "ranking", "telling", "finding")
 _LOADED = threading.Event()
 
 
