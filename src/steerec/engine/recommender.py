@@ -255,13 +255,7 @@ class Recommender:
         weights = self._of(self._weights(phi, theta, turn), names)
         curves = self._curves(names, person.history.n_told)
         if narrow:
-            whole = items is self._all_items
-            may, sure = (
-                (allowed, self.model.unseen)
-                if whole
-                else (allowed[items], self.model.unseen[items])
-            )
-            kept = self._contenders(raw, curves, weights, may, sure, n=query.n)
+            kept = self._contenders(raw, curves, weights, allowed, items, n=query.n)
             items, raw = _only(items, raw, kept)
         z = curves.exactly(raw) if self._compiled else curves(raw)
         extra = self._extra(z, names, items)
@@ -298,15 +292,18 @@ class Recommender:
         raw: Floats,
         curves: Curves,
         weights: NDArray[np.float64],
-        may: NDArray[np.bool_],
-        sure: NDArray[np.bool_],
+        allowed: NDArray[np.bool_],
+        items: Indices,
         *,
         n: int,
     ) -> Indices | slice:
         """Places of the items that can come into the pool."""
         most = max(self.pool.top, n)
-        if len(may) <= WORTH_NARROWING * most:
+        if len(items) <= WORTH_NARROWING * most:
             return slice(None)
+        may, sure = allowed, self.model.unseen
+        if items is not self._all_items:
+            may, sure = may[items], sure[items]
         each = self.pool.top_head
         find = contenders_compiled if self._compiled else contenders
         return find(raw, curves, weights, may, sure=sure, n=most, each=each)

@@ -255,13 +255,9 @@ def _impression(
         "diversity": policy.draw.diversity,
         "n": query.n,
     }
-    if query.session:
-        more["session"] = list(query.session[-20:])
-    if query.device:
-        more["device"] = query.device
-    if query.place:
-        more["place"] = query.place
-    more.update(told)
+    said = {"session": list(query.session[-20:]), "device": query.device, "place": query.place}
+    more |= {name: value for name, value in said.items() if value}
+    more |= told
     return Impression(
         request_id=slate.request_id,
         time=now,
