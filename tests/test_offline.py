@@ -7,17 +7,25 @@ import pytest
 from typer.testing import CliRunner
 
 from steerec.cli import app
-from steerec.contracts import Query
+from steerec.contracts import Event, Query
+from steerec.engine.experiments import follow_experiments
 from steerec.engine.live_config import LiveConfig, ScenarioConfig
 from steerec.engine.logged import rewarded
 from steerec.engine.offline import AUTHOR, learnt_theta, slates_of, tune
+from steerec.engine.proposals import searched_theta
+from steerec.engine.ramps import tune_or_ramp
 from steerec.engine.strategies import from_json
+from steerec.engine.trials import plan_of
 from steerec.store import open_store
+from steerec.store.log import LoggedEvent
 from steerec.tuning.ope.gate import GateConfig
+from steerec.tuning.ope.log import SlateLog
+from steerec.tuning.ope.softmax import conditional
 from steerec.tuning.reward import DAY_S
 from test_online import BEGAN, CONFIG, TUNING, by_content, live_over, visits
 
 STILL = replace(CONFIG, tuning=replace(TUNING, on=False))
+QUICK = replace(TUNING, trials=0)  # no search
 EASY = GateConfig(least_slates=50, most_unsupported=0.9)
 
 
@@ -72,7 +80,7 @@ def test_a_better_strategy_is_promoted_with_its_estimate(clicked, tmp_path):
     copy = open_store(f"sqlite:///{tmp_path}/copy.db")
     copy.restore(tmp_path / "all.zip")
     rng = np.random.default_rng(0)
-    found = tune(copy, "shop", TUNING, now=BEGAN + 30 * 3_600, rng=rng, gate_config=EASY)
+    found = tune(copy, "shop", QUICK, now=BEGAN + 30 * 3_600, rng=rng, gate_config=EASY)
     assert found.version is not None, found.why
     current = copy.strategies.current("shop")
     assert (current.version, current.author, current.parents) == (2, AUTHOR, (1,))
@@ -85,7 +93,7 @@ def test_thin_evidence_promotes_nothing_and_says_why(clicked):
     store, _ = clicked
     rng = np.random.default_rng(0)
     strict = GateConfig(least_slates=1e6)
-    found = tune(store, "shop", TUNING, now=BEGAN + 30 * 3_600, rng=rng, gate_config=strict)
+    found = tune(store, "shop", QUICK, now=BEGAN + 30 * 3_600, rng=rng, gate_config=strict)
     assert found.version is None
     assert "are needed" in found.why
     assert store.strategies.current("shop").version == 1
@@ -98,7 +106,7 @@ def test_random_clicks_promote_nothing(tmp_path):
     found = tune(
         store,
         "shop",
-        TUNING,
+        QUICK,
         now=BEGAN + 30 * 3_600,
         rng=np.random.default_rng(0),
         gate_config=GateConfig(least_slates=20, most_unsupported=0.9),
@@ -115,10 +123,103 @@ def test_slates_drawn_without_chance_cannot_tell(tmp_path):
     for at in range(30):
         served = live.recommend(Query(f"u{at}", n=3), request_id=f"r{at}", now=BEGAN + at)
         store.shown.append("shop", served.impression)
-    found = tune(store, "shop", TUNING, now=BEGAN + 9_000, rng=np.random.default_rng(0))
+    found = tune(store, "shop", QUICK, now=BEGAN + 9_000, rng=np.random.default_rng(0))
     assert (found.slates, found.left_out, found.version) == (0, 30, None)
     assert "temperature" in found.why
     store.close()
+
+
+def ramped(folder):
+    """A small log in which a run found too little, and began a ramp."""
+    store = open_store(f"sqlite:///{folder}/log.db")
+    visits(store, live_over(store, STILL), 60, clicks=by_content)
+    now = BEGAN + 2 * 3_600
+    thin = GateConfig(least_slates=1e6, ramp_share=0.4)
+    return store, tune_or_ramp(store, "shop", QUICK, now=now, rng=seeded(), gate_config=thin)
+
+
+def seeded():
+    return np.random.default_rng(0)
+
+
+def test_what_the_log_cannot_tell_is_shown_to_a_share_of_the_users(tmp_path):
+    store, found = ramped(tmp_path)
+    assert (found.promoted, found.ramp) == (None, "ramp of version 2")
+    assert "a ramp begins: 40% of the users" in found.why
+    proposed = store.strategies.get("shop", 2)
+    assert (proposed.author, proposed.parents) == (AUTHOR, (1,))
+    assert proposed.estimates["action"] == "ramp"
+    assert store.strategies.current("shop").version == 1
+    live = live_over(store, STILL, now=BEGAN + 7_300)
+    follow_experiments(live, store)
+    ask = [live.recommend(Query(f"u{k}"), request_id=f"q{k}", now=BEGAN + 7_400) for k in range(40)]
+    versions = {one.impression.version for one in ask}
+    assert versions == {1, 2}
+    again = tune_or_ramp(store, "shop", QUICK, now=BEGAN + 7_500, rng=seeded())
+    assert (again.promoted, again.ramp) == (None, found.ramp)
+    assert "too early" in again.why
+    store.close()
+
+
+@pytest.mark.parametrize(("gain", "promoted"), [(4, 2), (-4, None)])
+def test_the_users_of_a_ramp_promote_or_end_it(tmp_path, gain, promoted):
+    store, begun = ramped(tmp_path)
+    plan = plan_of(store.experiments.get("shop", begun.ramp).plan)
+    base = store.shown.read("shop", limit=1)[0]
+    now, rng = BEGAN + 8_000, seeded()
+    for k in range(300):
+        arm = plan.split().arm(f"n{k}")
+        facts = {**base.more, "experiment": plan.name, "experiment_arm": arm}
+        name = f"n{k}"
+        shown = replace(base, request_id=name, user_id=name, time=now, more=facts, seq=0)
+        store.shown.append("shop", shown)
+        likes = 2 + rng.integers(0, 2) + (gain // 2 if arm == "proposed" else 0)
+        clicked_items = shown.items[: max(likes, 0)]
+        events = [
+            LoggedEvent(f"{name}{item}", Event(name, item, "click", timestamp=now + 1), name)
+            for item in clicked_items
+        ]
+        if events:
+            store.log.append("shop", events, now=now + 1)
+    found = tune_or_ramp(store, "shop", QUICK, now=now + 9_000, rng=seeded())
+    assert (found.promoted, found.ramp) == (promoted, None), found.why
+    assert store.strategies.current("shop").version == (promoted or 1)
+    assert store.experiments.get("shop", begun.ramp).stopped is not None
+    store.close()
+
+
+def test_a_ramp_that_shows_nothing_ends(tmp_path):
+    store, begun = ramped(tmp_path)
+    found = tune_or_ramp(store, "shop", QUICK, now=BEGAN + 15 * DAY_S, rng=seeded())
+    assert (found.promoted, found.ramp) == (None, None)
+    assert f"{begun.ramp} is over" in found.why
+    store.close()
+
+
+def test_a_search_finds_the_head_that_steps_alone_do_not_reach():
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=(1_500, 12, 2)).astype(np.float32)
+    present, learnt = np.array([[1.0], [0.0]]), np.array([[0.9], [0.2]])
+    log_odds = z @ np.array([0.1, 1.5]) - 1.0
+
+    def scores(theta):
+        return (z @ theta[:, 0]).astype(np.float64)
+
+    drawn = np.argsort(-(scores(present) + rng.gumbel(size=z.shape[:2])), axis=1)[:, :3]
+    likes = 1 / (1 + np.exp(-np.take_along_axis(log_odds, drawn, axis=1)))
+    log = SlateLog(
+        shown=drawn,
+        propensity=conditional(scores(present), drawn),
+        reward=(rng.random(drawn.shape) < likes) * 1.0,
+        z=z,
+        phi=np.ones((len(z), 1)),
+        scores=scores(present),
+    )
+    given = (log, scores, present, learnt)
+    found = searched_theta(*given, trials=12, rng=np.random.default_rng(0))
+    assert found[1, 0] / found[0, 0] > 0.2 / 0.9  # further than what was proposed
+    assert np.linalg.norm(found) == pytest.approx(1.0)
+    assert searched_theta(*given, trials=0, rng=np.random.default_rng(0)) is None
 
 
 def test_the_verbs_show_compare_promote_and_roll_back(clicked, tmp_path, monkeypatch):

@@ -40,8 +40,9 @@ FEATURES = (
     *(f"recency~{n}" for n in range(4)),
     *(f"hour~{n}" for n in range(4)),
 )
-SLATE_S = 0.1  # ten slates a second: an epoch for every ten
+SLATE_S = 0.05  # twenty slates a second: an epoch for every twenty
 LATE_S = 2_400.0  # after the page was shown, when it is closed
+EPOCH_SLATES = 20
 MARK = 100_000  # events
 
 
@@ -126,7 +127,7 @@ def soak(n_events: int) -> dict[str, Any]:
         for event in ready:
             timed(events, learning.take_in, replace(event, received=now))
         done += len(ready)
-        if len(slates) % 10 == 0:
+        if len(slates) % EPOCH_SLATES == 0:
             timed(epochs, learning.cut, now, given)
         if done // MARK > len(marks) or done >= n_events:
             marks.append(_mark(done, learning, process, events, slates, epochs))

@@ -226,21 +226,24 @@ def tune(
     """Learn from the slates of the log; promote only what later slates surely find better."""
     import numpy as np
 
-    from steerec.engine.offline import tune as tune_offline
+    from steerec.engine.ramps import tune_or_ramp
 
     settings = options.settings_of(config)
     with options.opened_store(config) as store:
-        found = tune_offline(
+        found = tune_or_ramp(
             store, tenant, settings.tuning, now=time.time(), rng=np.random.default_rng(seed)
         )
-    out = show.out()
     if json:
-        typer.echo(show.as_json({**asdict(found), "why": found.why}))
+        typer.echo(show.as_json(found.to_json()))
         return
-    out.print(f"{found.slates:,} slates read, {found.left_out:,} left out.")
+    out = show.out()
+    if found.tuned is not None:
+        out.print(f"{found.tuned.slates:,} slates read, {found.tuned.left_out:,} left out.")
     out.print(found.why)
-    if found.version is not None:
-        out.print(f"Version {found.version.version} is in force; services follow within seconds.")
+    if found.promoted is not None:
+        out.print(f"Version {found.promoted} is in force; services follow within seconds.")
+    if found.ramp is not None:
+        out.print(f'See how it goes: steerec experiment show "{found.ramp}"')
 
 
 def in_words(told: Mapping[str, Any], features: tuple[str, ...]) -> str:

@@ -137,6 +137,7 @@ class Tuned(Struct, frozen=True):
         slates: of the log that could be used; `left_out` could not.
         why: what was promoted or kept, and on what evidence.
         promoted: the new version in force; None: the one before stays.
+        ramp: the experiment that is to decide; None: there is none.
         tried: each proposal with what later slates said of it.
     """
 
@@ -144,6 +145,7 @@ class Tuned(Struct, frozen=True):
     left_out: int
     why: str
     promoted: int | None
+    ramp: str | None
     tried: tuple[Json, ...]
 
 

@@ -41,6 +41,8 @@ class TuningConfig:
 
     Attributes:
         on: whether what people do moves the strategy; without, it stays as promoted.
+        ramps: whether what the log cannot decide is shown to a share of the users.
+        trials: strategies that a search tries on the log; 0: none (it needs the extra `search`).
     """
 
     on: bool = True
@@ -50,6 +52,8 @@ class TuningConfig:
     reference: int = 100  # newest requests that the distance to the promoted strategy is taken on
     checkpoint_every_s: float = 30.0  # after a kill, so much of the log is read again
     freeze_hours: float = 24.0  # without tuning after the live arm was worse
+    ramps: bool = True
+    trials: int = 30
     reward: RewardConfig = field(default_factory=RewardConfig)  # what reactions are worth
     learner: LearnerConfig = field(default_factory=LearnerConfig)  # how fast it learns and forgets
     guard: GuardConfig = field(default_factory=GuardConfig)  # what keeps it safe
@@ -58,8 +62,8 @@ class TuningConfig:
     def __post_init__(self) -> None:
         if min(self.precision, self.checkpoint_every_s) <= 0 or self.freeze_hours < 0:
             raise ConfigError("tuning: precision and checkpoint_every_s above 0, freeze_hours >= 0")
-        if min(self.most_people, self.reference) < 1:
-            raise ConfigError("tuning: most_people and reference must be at least 1")
+        if min(self.most_people, self.reference) < 1 or self.trials < 0:
+            raise ConfigError("tuning: most_people and reference at least 1, trials at least 0")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,7 @@ from steerec.contracts import Strategy
 from steerec.engine.logged import rewarded
 from steerec.engine.online import TuningConfig
 from steerec.engine.phi import UNSEEN_ITEM
+from steerec.engine.proposals import searched_theta
 from steerec.engine.strategies import difference, from_json, to_json
 from steerec.errors import DataError
 from steerec.store import Store
@@ -34,6 +35,16 @@ PASSES = 5  # Newton steps of the fit
 READ_DAYS = 28.0
 MOST_SLATES = 20_000  # newest ones that are read
 LEAST_SLATES = 20  # fewer say nothing at all
+SEARCHED = 3_000  # newest slates that a search reads again and again
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """A strategy, how it was found, and what the log says of it."""
+
+    name: str
+    strategy: Strategy
+    decision: Decision
 
 
 @dataclass(frozen=True)
@@ -44,12 +55,14 @@ class Tuned:
         slates: those that could be learnt from; they were drawn with chance.
         left_out: slates drawn without chance, or of another model.
         version: that was stored and put in force; None: the present one stays.
+        asks: the first proposal that the log knows too little of; None: there is none.
     """
 
     slates: int
     left_out: int
     tried: tuple[tuple[str, Decision], ...]
     version: StrategyVersion | None
+    asks: Proposal | None = None
 
     @property
     def why(self) -> str:
@@ -119,20 +132,37 @@ def tune(
     n_early = int(0.7 * len(slates.log))
     early = slates.take(np.arange(n_early))
     late = slates.take(np.arange(n_early, len(slates.log)))
-    learnt = learnt_theta(early, present, config)
-    tried, version = [], None
+    proposals = _proposed(early, present, config, rng)
+    tried: list[Proposal] = []
     gate_config = gate_config or GateConfig()
-    level = 1 - (1 - gate_config.level) / len(STEPS)  # Bonferroni: the best of several is chosen
+    level = 1 - (1 - gate_config.level) / len(
+        proposals
+    )  # Bonferroni: the best of several is chosen
     before = softmax_policy(late.log, late.scores(present.theta))
-    for step in STEPS:
-        theta = present.theta + step * (learnt - present.theta)
+    for name, theta in proposals:
         after = softmax_policy(late.log, late.scores(theta))
         decision = gate(late.log, before, after, rng=rng, config=replace(gate_config, level=level))
-        tried.append((f"a step of {step:g}", decision))
+        tried.append(Proposal(name, replace(present, theta=theta), decision))
         if decision.action == "promote":
-            version = _promote(store, tenant, current, replace(present, theta=theta), tried, now)
             break
-    return Tuned(len(slates.log), left_out, tuple(tried), version)
+    said = tuple((one.name, one.decision) for one in tried)
+    if tried[-1].decision.action == "promote":
+        return Tuned(len(slates.log), left_out, said, _promote(store, tenant, tried[-1], now))
+    thin = (one for one in tried if one.decision.action == "ramp" and one.decision.interval[1] > 0)
+    return Tuned(len(slates.log), left_out, said, None, next(thin, None))
+
+
+def _proposed(
+    slates: Slates, present: Strategy, config: TuningConfig, rng: np.random.Generator
+) -> list[tuple[str, NDArray[np.float64]]]:
+    """θ worth trying, the boldest first: steps towards what was learnt, and what a search found."""
+    learnt = learnt_theta(slates, present, config)
+    newest = slates.take(np.arange(max(0, len(slates.log) - SEARCHED), len(slates.log)))
+    found = searched_theta(
+        newest.log, newest.scores, present.theta, learnt, trials=config.trials, rng=rng
+    )
+    steps = [(f"a step of {s:g}", present.theta + s * (learnt - present.theta)) for s in STEPS]
+    return steps if found is None else [steps[0], ("the best of the search", found), *steps[1:]]
 
 
 def slates_of(
@@ -211,34 +241,36 @@ def _fits(shown: Impression, strategy: Strategy) -> bool:
     return heads == strategy.heads and len(shown.phi) == len(strategy.features) and drawn and whole
 
 
-def _promote(
-    store: Store,
-    tenant: str,
-    current: StrategyVersion,
-    strategy: Strategy,
-    tried: Sequence[tuple[str, Decision]],
-    now: float,
-) -> StrategyVersion:
-    told = to_json(strategy)
-    name, decision = tried[-1]
-    made = store.strategies.add(
-        tenant,
-        StrategyVersion(
-            strategy=told,
-            author=AUTHOR,
-            made=now,
-            parents=(current.version,),
-            diff=difference(current.strategy, told),
-            data_hash=current.data_hash,
-            estimates={"proposal": name, **asdict(decision)},
-        ),
+def stored(store: Store, tenant: str, proposal: Proposal, *, now: float) -> StrategyVersion:
+    """A proposal as a version that is not in force yet.
+
+    Raises:
+        DataError: if the tenant has no strategy yet.
+    """
+    current = store.strategies.current(tenant)
+    if current is None:
+        raise DataError(f"tenant {tenant!r} has no strategy yet: serve a model first")
+    told = to_json(proposal.strategy)
+    version = StrategyVersion(
+        strategy=told,
+        author=AUTHOR,
+        made=now,
+        parents=(current.version,),
+        diff=difference(current.strategy, told),
+        data_hash=current.data_hash,
+        estimates={"proposal": proposal.name, **asdict(proposal.decision)},
     )
+    return store.strategies.add(tenant, version)
+
+
+def _promote(store: Store, tenant: str, proposal: Proposal, now: float) -> StrategyVersion:
+    made = stored(store, tenant, proposal, now=now)
     store.strategies.promote(
         tenant,
         made.version,
         author=AUTHOR,
         now=now,
-        reason=decision.why[:500],
-        instead_of=current.version,
+        reason=proposal.decision.why[:500],
+        instead_of=made.parents[0],
     )
     return made

@@ -280,12 +280,16 @@ class RollbackIn(Body):
 
 
 class TunedOut(Answer):
-    """What offline tuning came to; `promoted` is the new version in force, null: none."""
+    """What offline tuning came to.
+
+    `promoted` is the new version in force, `ramp` the experiment that decides; null: there is none.
+    """
 
     slates: int
     left_out: int
     why: str
     promoted: int | None
+    ramp: str | None
     tried: list[Json]
 
 

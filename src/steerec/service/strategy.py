@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from steerec.engine.offline import tune
+from steerec.engine.ramps import tune_or_ramp
 from steerec.engine.standing import standings
 from steerec.engine.strategies import fits, follow_current, from_json
 from steerec.service.calls import Call
@@ -88,24 +88,19 @@ def _out(
 async def post_tune(call: Call) -> TunedOut:
     """Learn from the slates of the log; a version that later slates surely find better is promoted.
 
-    Nothing is promoted on thin evidence: the answer says why. Only slates that were drawn with
-    chance (a scenario's temperature above 0) can tell.
+    Nothing is promoted on thin evidence: then a share of the users is shown the proposal, `ramp`
+    names the experiment, and later calls tell how it goes. Only slates that were drawn with chance
+    (a scenario's temperature above 0) can tell.
     """
     live, store = call.tenant.live, call.tenant.store
     found = await asyncio.to_thread(
-        tune,
+        tune_or_ramp,
         store,
         call.tenant.name,
         live.config.tuning,
         now=call.now,
         rng=np.random.default_rng(0),
     )
-    if found.version is not None:
+    if found.promoted is not None:
         follow_current(live, store)
-    return TunedOut(
-        slates=found.slates,
-        left_out=found.left_out,
-        why=found.why,
-        promoted=None if found.version is None else found.version.version,
-        tried=[{"proposal": name, **asdict(decision)} for name, decision in found.tried],
-    )
+    return TunedOut(**found.to_json())
