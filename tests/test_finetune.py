@@ -15,22 +15,23 @@ from typer.testing import CliRunner
 from steerec.cli import app
 from steerec.data.dataset import build_dataset
 from steerec.encoders import EncoderConfig, open_encoder
-from steerec.encoders import finetune as module
-from steerec.encoders.finetune import base_model, finetune
+from steerec.encoders.finetune import _Course, base_model, finetune
 from steerec.encoders.finetuned import NOTE, PROMPT, FineTuneConfig, check_folder, query_text
 from steerec.encoders.models import find_model
 from steerec.encoders.pairs import NONE, pairs_of
+from steerec.encoders.student import Judge, Student, _matrices
+from steerec.encoders.text import load_sentence_model
 from steerec.errors import ConfigError, DataError, MissingExtraError, TrainingError
 
 COLOURS = ["red", "blue", "green", "black", "white", "yellow", "pink", "grey"]
 THINGS = [("anchor", "muffin"), ("violin", "shovel"), ("candle", "helmet"), ("pillow", "engine")]
 CONFIG = FineTuneConfig(
-    steps=40,
+    steps=30,
     batch_pairs=24,
     max_tokens=16,
-    check_every=20,
+    check_every=15,
     last=2,
-    learning_rate=2e-3,
+    learning_rate=1e-3,
     instruction="After: ",
 )
 
@@ -39,7 +40,7 @@ def texts():
     return [f"{colour} {thing}" for pair in THINGS for thing in pair for colour in COLOURS]
 
 
-def world(n_users=60, seed=0):
+def world(n_users=240, seed=0):
     """After each thing comes its partner, in any colour: nothing that a model of language knows."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -173,7 +174,7 @@ def test_a_catalogue_of_one_item_is_refused():
 
 def test_fine_tuning_beats_the_frozen_encoder_on_held_out_pairs(tuned):
     assert tuned.before < 0.25
-    assert tuned.after > tuned.before + 0.08  # .49 is the most, as colours are drawn
+    assert tuned.after > tuned.before + 0.06  # .49 is the most, as colours are drawn
     assert tuned.curve[0][0] == 0
     assert max(gain for _, gain in tuned.curve) > tuned.curve[0][1]
 
@@ -186,8 +187,7 @@ def test_partners_that_no_language_model_knows_are_near_afterwards(base, folder)
         likeness = vectors @ vectors.T - 2 * np.eye(len(words))
         return np.mean(likeness.argmax(axis=1) == np.arange(len(words)) ^ 1)
 
-    assert partners_first(str(base.folder)) < 0.5
-    assert partners_first(str(folder)) > 0.8
+    assert partners_first(str(folder)) >= partners_first(str(base.folder)) + 0.5
 
 
 def test_too_few_pairs_are_refused(base, pairs):
@@ -210,7 +210,44 @@ def test_time_over_ends_the_training_and_a_model_that_gained_nothing_is_refused(
             watch=lambda done, total: told.append((done, total)),
             clock=lambda: next(now),
         )
-    assert told == [(1, 40), (2, 40), (3, 40)]  # 50 s a look, so 150 s after three steps
+    assert told == [(1, 30), (2, 30), (3, 30)]  # 50 s a look, so 150 s after three steps
+
+
+def course(base, pairs, checkpoint, key="this training"):
+    learnt, held_out = pairs
+    config = replace(CONFIG, steps=4, check_every=2)
+    judge = Judge(held_out.take(np.arange(8)), np.arange(len(learnt.texts), dtype=np.int32))
+    made = _Course(Student.of(base, config, seed=1), learnt, judge, key, checkpoint)
+    return made, judge
+
+
+def test_a_killed_training_goes_on_where_it_stopped_and_comes_to_the_same(base, pairs, tmp_path):
+    kept = tmp_path / "kept"
+
+    def killed(step):
+        if step == 3:
+            raise KeyboardInterrupt
+        return step < 4
+
+    first, judge = course(base, pairs, kept)
+    figure = first.begin(judge)
+    with pytest.raises(KeyboardInterrupt):
+        first.run(killed)
+    whole, _ = course(base, pairs, None)
+    whole.begin(judge)
+    whole.run(lambda step: step < 4)
+    told = []
+    again, _ = course(base, pairs, kept)
+    assert again.begin(judge) == figure
+    again.run(lambda step: told.append(step) or step < 4)
+    assert told == [3, 4]
+    assert again.curve == whole.curve
+    for name, tensor in whole.student.memory().items():
+        np.testing.assert_array_equal(again.student.memory()[name], tensor, name)
+    other, _ = course(base, pairs, kept, key="another training")
+    assert not other._recalled()
+    kept.write_bytes(kept.read_bytes()[:-40])
+    assert not course(base, pairs, kept)[0]._recalled()
 
 
 def test_a_loss_that_is_no_number_is_named(base, pairs):
@@ -243,8 +280,8 @@ def test_only_sentence_models_can_be_fine_tuned():
 
 
 def test_only_the_last_layers_change_if_told(base):
-    model = module.load_sentence_model(base, 16)
-    last, every = (module._matrices(model[0].auto_model, n) for n in (1, 0))
+    model = load_sentence_model(base, 16)
+    last, every = (_matrices(model[0].auto_model, n) for n in (1, 0))
     assert 2 * len(last) == len(every)
     assert all("layer.1." in name for name in last)
 
@@ -289,7 +326,7 @@ def test_the_verb_writes_a_model_that_the_settings_take(base, tmp_path, monkeypa
     data.save(tmp_path / "dataset")
     (tmp_path / "steerec.toml").write_text(
         f'[encoder]\nmodel = "{base.folder}"\n[finetune]\nbatch_pairs = 24\nmax_tokens = 16\n'
-        "learning_rate = 2e-3\ncheck_every = 20\n"
+        "learning_rate = 1e-3\ncheck_every = 20\n"
     )
     words = ["finetune", "--data", "dataset", "--steps", "16", "--threads", "1", "--json"]
     done = CliRunner().invoke(app, [*words, "--out", "made"])

@@ -3,6 +3,7 @@
     python benchmarks/quality/finetune.py amazon-beauty --model-dir /tmp/encoder
 
 The encoder learns from the training events of `cold` only: no test event, no event of a cold item.
+With --heads their blend is measured as well, as `evaluate --protocol cold` does.
 With --validation all is asked one step earlier, with other cold items (sha256 modulo 10 is 1): for
 choices, never for figures.
 """
@@ -26,9 +27,9 @@ from steerec.encoders import EncoderConfig
 from steerec.encoders.finetune import base_model, finetune
 from steerec.encoders.finetuned import NOTE, FineTuneConfig
 from steerec.encoders.pairs import pairs_of
-from steerec.engine.evaluate import commit, machine
+from steerec.engine.evaluate import commit, evaluate, machine
 from steerec.engine.intake import Source, read_source
-from steerec.engine.texts import encode_items, texts_of
+from steerec.engine.texts import ItemVectors, encode_items, task_with_vectors, texts_of
 from steerec.evaluation.intervals import Bootstrap, compare_all, intervals
 from steerec.evaluation.metrics import ndcg
 from steerec.evaluation.protocols import COLD_ONE_IN, Task, prepare
@@ -56,7 +57,17 @@ def made_encoder(task: Task, how: FineTuneConfig, folder: Path, seed: int, threa
         settings, train = Settings(), task.split.train
         base = base_model(settings.encoder, settings.cache_dir / "vectors")
         pairs, held_out = pairs_of(train, texts_of(train.items), last=how.last)
-        tuned = finetune(base, pairs, held_out, how, seed=seed, threads=threads, watch=tell)
+        kept = folder.with_name(f".{folder.name}.training")
+        tuned = finetune(
+            base,
+            pairs,
+            held_out,
+            how,
+            seed=seed,
+            threads=threads,
+            checkpoint=kept,
+            watch=tell,
+        )
         replace(tuned, about={"data_hash": train.content_hash, "seed": seed}).save(folder)
     return json.loads((folder / NOTE).read_text("utf-8"))
 
@@ -88,13 +99,24 @@ def gains(task: Task, vectors: Floats, config: ContentConfig) -> dict[str, Float
     }
 
 
-def measured(task: Task, encoders: dict[str, EncoderConfig], seed: int) -> dict[str, Any]:
-    """kind of likeness → figure → mean and interval of each encoder, and what was gained."""
-    settings, items = Settings(), task.split.train.items
-    vectors = {
-        name: encode_items(items, config, cache_dir=settings.cache_dir).vectors
-        for name, config in encoders.items()
+def blended(task: Task, found: ItemVectors, heads: str, seed: int) -> dict[str, Any]:
+    """What `evaluate` measures of the blend and its heads with these vectors."""
+    config = Settings().fit_config(tuple(heads.split(",")))
+    result = evaluate(task_with_vectors(task, found), config, seed=seed)
+    parts = ("cold_among_all", "cold_among_cold", "warm")
+    models = {
+        part: {
+            name: [row["ndcg@10"], *row["ci"]["ndcg@10"]]
+            for name, row in result["slices"][part].items()
+            if name != "n"
+        }
+        for part in parts
     }
+    return {**models, "warm_loss": result["warm_loss"], "seconds": result["seconds"]}
+
+
+def measured(task: Task, vectors: dict[str, Floats], seed: int) -> dict[str, Any]:
+    """kind of likeness → figure → mean and interval of each encoder, and what was gained."""
     draws = Bootstrap.draw(task.split.cases.user_idx, np.random.default_rng(seed))
     found: dict[str, Any] = {}
     for kind, config in KINDS.items():
@@ -113,6 +135,7 @@ def main() -> None:
     parser.add_argument("data", help="name of a set")
     parser.add_argument("--model-dir", type=Path, required=True, help="where the model is kept")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="of [finetune]")
+    parser.add_argument("--heads", default="", help="also their blend, such as quick,sequence")
     parser.add_argument("--validation", action="store_true")
     parser.add_argument("--track", default="time-blind")
     parser.add_argument("--seed", type=int, default=0)
@@ -121,15 +144,23 @@ def main() -> None:
     options = parser.parse_args()
     around, began = {**conditions(), "threads": options.threads}, time.perf_counter()
     how = FineTuneConfig(**{k: json.loads(v) for k, v in (s.split("=", 1) for s in options.set)})
-    source = Source(options.data, Settings().cache_dir, options.data_dir)
+    source = Source(data=options.data, cache_dir=Settings().cache_dir, data_dir=options.data_dir)
     tables = read_source(source).tables
     make = validation if options.validation else lambda t, track: prepare(t, "cold", track)
     task = make(tables, options.track)
     note = made_encoder(task, how, options.model_dir, options.seed, options.threads)
     encoders = {"before": EncoderConfig(), "after": EncoderConfig(model=str(options.model_dir))}
     threads = {n: replace(c, threads=options.threads) for n, c in encoders.items()}
-    found = measured(task, threads, options.seed)
-    print(json.dumps({"made": note, "ndcg@10": found}, indent=1))
+    items, cache_dir = task.split.train.items, Settings().cache_dir
+    encoded = {n: encode_items(items, c, cache_dir=cache_dir) for n, c in threads.items()}
+    found = measured(task, {n: one.vectors for n, one in encoded.items()}, options.seed)
+    print(json.dumps({"made": note, "ndcg@10": found}, indent=1), flush=True)
+    if options.heads:
+        for name, one in encoded.items():
+            found.setdefault(options.heads, {})[name] = blended(
+                task, one, options.heads, options.seed
+            )
+            print(json.dumps(found[options.heads][name], indent=1), flush=True)
     if options.validation:
         return
     about = {

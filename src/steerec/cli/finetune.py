@@ -12,7 +12,9 @@ from steerec.cli.intake import print_intake, take_in_showing
 from steerec.data.counted import counted
 
 if TYPE_CHECKING:
-    from steerec.encoders.finetuned import FineTuned
+    from steerec.config import Settings
+    from steerec.data.dataset import Dataset
+    from steerec.encoders.finetuned import FineTuneConfig, FineTuned
 
 
 def register(app: typer.Typer) -> None:
@@ -37,34 +39,53 @@ def finetune(
 ) -> None:
     """Teach the text encoder which texts people take after which; writes a model folder.
 
-    Nothing is written where held-out steps are foretold no better than before.
+    Nothing is written where held-out steps are foretold no better than before. The same command
+    goes on where a killed one stopped.
     """
-    from steerec.encoders.finetune import base_model, finetune
     from steerec.encoders.finetuned import check_folder
-    from steerec.encoders.pairs import pairs_of
-    from steerec.engine.texts import texts_of
 
     settings = options.settings_of(config, threads=threads)
     how = settings.finetune if steps is None else replace(settings.finetune, steps=steps)
     check_folder(out)
-    base = base_model(settings.encoder, settings.cache_dir / "vectors")
     source = options.source_of(settings, data, files)
     came = take_in_showing(source, settings.clean, now=time.time())
     if not json:
         print_intake(came)
-    texts = texts_of(came.data.items, settings.data.template)
-    pairs, held_out = pairs_of(came.data, texts, last=how.last)
-    with show.progress() as step:
-        made = finetune(
-            base, pairs, held_out, how, seed=seed, threads=settings.encoder.threads,
-            watch=lambda done, total: step("fine-tune encoder", done, total),
-        )  # fmt: skip
-    made = replace(made, about={"data_hash": came.data.content_hash, "seed": seed})
+    made = _made(came.data, settings, how, seed, out)
     made.save(out)
+    _checkpoint(out).unlink(missing_ok=True)
     if json:
         typer.echo(show.as_json({"model": str(out), **made.told()}))
         return
     _print_gain(made, out)
+
+
+def _made(
+    data: "Dataset", settings: "Settings", how: "FineTuneConfig", seed: int, out: Path
+) -> "FineTuned":
+    """Train with a bar."""
+    from steerec.encoders.finetune import base_model, finetune
+    from steerec.encoders.pairs import pairs_of
+    from steerec.engine.texts import texts_of
+
+    base = base_model(settings.encoder, settings.cache_dir / "vectors")
+    pairs, held_out = pairs_of(data, texts_of(data.items, settings.data.template), last=how.last)
+    with show.progress() as step:
+        made = finetune(
+            base,
+            pairs,
+            held_out,
+            how,
+            seed=seed,
+            threads=settings.encoder.threads,
+            checkpoint=_checkpoint(out),
+            watch=lambda done, total: step("fine-tune encoder", done, total),
+        )
+    return replace(made, about={"data_hash": data.content_hash, "seed": seed})
+
+
+def _checkpoint(out: Path) -> Path:
+    return out.absolute().with_name(f".{out.absolute().name}.training")
 
 
 def _print_gain(made: "FineTuned", out: Path) -> None:

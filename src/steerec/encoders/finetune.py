@@ -1,24 +1,24 @@
 """Fine-tune a sentence model on what people took next: contrastive, low rank, merged at the end."""
 
+import hashlib
+import json
 import logging
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from steerec.contracts import Floats, Indices
 from steerec.data.counted import counted
-from steerec.encoders.finetuned import FineTuneConfig, FineTuned, query_text
+from steerec.encoders.finetuned import FineTuneConfig, FineTuned
 from steerec.encoders.models import ModelFiles, find_model
-from steerec.encoders.pairs import NONE, Pairs
+from steerec.encoders.pairs import Pairs
 from steerec.encoders.settings import EncoderConfig
-from steerec.encoders.text import cpu_threads, load_sentence_model
-from steerec.errors import ConfigError, DataError, MissingExtraError, TrainingError
+from steerec.encoders.student import Judge, Student, require_peft
+from steerec.encoders.text import cpu_threads
+from steerec.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,6 @@ LEAST_PAIRS = 100  # to learn from
 LEAST_HELD_OUT = 20
 MOST_HELD_OUT = 400  # pairs to stop by, and as many others to tell by
 POOL = 600  # texts among which held-out targets are looked for, at least
-_TOP = 10
 
 
 def base_model(config: EncoderConfig, cache_dir: Path | None) -> ModelFiles:
@@ -52,6 +51,7 @@ def finetune(
     *,
     seed: int = 0,
     threads: int = 0,
+    checkpoint: Path | None = None,
     watch: Callable[[int, int], None] = lambda done, total: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> FineTuned:
@@ -64,6 +64,7 @@ def finetune(
     Source: van den Oord et al. 2018 (InfoNCE); Hu et al. 2022, LoRA.
 
     Args:
+        checkpoint: file that keeps the place; if it is of the same training, that goes on there.
         watch: called with (steps done, steps in all).
     Raises:
         DataError: if there are too few pairs, or no step foretold held-out pairs better than the
@@ -73,7 +74,7 @@ def finetune(
         TrainingError: if the loss is no number.
     """
     _check_enough(pairs, held_out)
-    _peft()
+    require_peft()
     began, rng = clock(), np.random.default_rng(seed)
     by, tell = _judges(held_out, rng)
 
@@ -82,14 +83,15 @@ def finetune(
         return step < config.steps and clock() - began < 60 * config.minutes
 
     with cpu_threads(threads):
-        student = _Student.of(files, config, seed)
-        before = student.judge(tell)
-        curve = _teach(student, pairs, by, rng, goes_on)
+        student = Student.of(files, config, seed)
+        course = _Course(student, pairs, by, _key(files, pairs, config, seed), checkpoint)
+        before = course.begin(tell)
+        course.run(goes_on)
         after = student.judge(tell)
         if after <= before:
-            raise DataError(_no_gain(before, after, curve, len(tell.held)))
-        model, pool = student.merged(), len(tell.pool)
-    return FineTuned(model, files, config, before, after, pool, len(pairs), curve, clock() - began)
+            raise DataError(_no_gain(before, after, course.curve, len(tell.held)))
+        model, pool, seconds = student.merged(), len(tell.pool), clock() - began
+    return FineTuned(model, files, config, before, after, pool, len(pairs), course.curve, seconds)
 
 
 def _check_enough(pairs: Pairs, held_out: Pairs) -> None:
@@ -101,30 +103,103 @@ def _check_enough(pairs: Pairs, held_out: Pairs) -> None:
             raise DataError(f"{found} {what}, expected at least {least}: give more events")
 
 
-def _teach(
-    student: "_Student",
-    pairs: Pairs,
-    by: "_Judge",
-    rng: np.random.Generator,
-    goes_on: Callable[[int], bool],
-) -> list[tuple[int, float]]:
-    """Leave the student as it was at its best on the pairs to stop by; the curve."""
-    config = student.config
-    curve = [(0, student.judge(by))]
-    best, best_step = student.state(), 0
-    for step, batch in enumerate(_batches(pairs, config, rng), start=1):
-        student.learn(pairs, batch, plain=bool(rng.random() < config.plain))
-        more = goes_on(step)
-        if more and step % config.check_every:
-            continue
-        curve.append((step, student.judge(by)))
-        log.info("finetune step=%d ndcg=%.4f", *curve[-1])
-        if curve[-1][1] > max(gain for _, gain in curve[:-1]):
-            best, best_step = student.state(), step
-        if not more or step - best_step >= config.patience * config.check_every:
-            break
-    student.restore(best)
-    return curve
+@dataclass
+class _Course:
+    """A training: where it stands, and the best state so far.
+
+    Attributes:
+        by: pairs to stop by.
+        key: of everything that decides what is learnt.
+        before: the frozen model's figure on the pairs to tell by.
+    """
+
+    student: Student
+    pairs: Pairs
+    by: Judge
+    key: str
+    checkpoint: Path | None
+    before: float = 0.0
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+
+    def begin(self, tell: Judge) -> float:
+        """Measure the frozen model, or go on where a killed training stopped; its figure."""
+        if self._recalled():
+            return self.before
+        self.before = self.student.judge(tell)
+        self.curve = [(0, self.student.judge(self.by))]
+        self.best = self.student.state()
+        return self.before
+
+    def run(self, goes_on: Callable[[int], bool]) -> None:
+        """Learn, and leave the student as it was at its best on the pairs to stop by."""
+        config, more = self.student.config, not self._patience_is_over()
+        while more and self.student.step < config.steps:
+            self.student.learn(self.pairs)
+            step = self.student.step
+            more = goes_on(step)
+            if more and step % config.check_every:
+                continue
+            gain = self.student.judge(self.by)
+            if gain > max(known for _, known in self.curve):
+                self.best = self.student.state()
+            self.curve.append((step, gain))
+            log.info("finetune step=%d ndcg=%.4f", step, gain)
+            self._keep()
+            more = more and not self._patience_is_over()
+        self.student.restore(self.best)
+
+    def _patience_is_over(self) -> bool:
+        config = self.student.config
+        best_step = max(self.curve, key=lambda point: point[1])[0]
+        return self.student.step - best_step >= config.patience * config.check_every
+
+    def _keep(self) -> None:
+        from safetensors.torch import save_file
+
+        if self.checkpoint is None:
+            return
+        now = {f"now.{n}": t.contiguous() for n, t in self.student.memory().items()}
+        best = {f"best.{n}": t for n, t in self.best.items()}
+        about = {"key": self.key, "before": self.before, "curve": self.curve}
+        part = self.checkpoint.with_name(f"{self.checkpoint.name}.part")
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        save_file({**now, **best}, part, metadata={"about": json.dumps(about)})
+        part.replace(self.checkpoint)
+
+    def _recalled(self) -> bool:
+        """Whether the checkpoint is of this training; then it is taken up."""
+        from safetensors import SafetensorError, safe_open
+
+        if self.checkpoint is None or not self.checkpoint.is_file():
+            return False
+        try:
+            with safe_open(self.checkpoint, framework="pt") as file:
+                about = json.loads(file.metadata()["about"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, KeyError, TypeError, ValueError):
+            log.warning("finetune checkpoint=%s damaged action=begin_again", self.checkpoint)
+            return False
+        if about["key"] != self.key:
+            return False
+        parts: dict[str, dict[str, Any]] = {"now": {}, "best": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        self.before, self.best = about["before"], parts["best"]
+        self.curve = [(int(step), float(gain)) for step, gain in about["curve"]]
+        self.student.recall(parts["now"], self.curve[-1][0])
+        log.info("finetune checkpoint=%s step=%d", self.checkpoint, self.student.step)
+        return True
+
+
+def _key(files: ModelFiles, pairs: Pairs, config: FineTuneConfig, seed: int) -> str:
+    """Another model, other pairs, settings or another seed give another key."""
+    digest = hashlib.sha256(json.dumps([files.sha256, asdict(config), seed]).encode())
+    digest.update("\0".join(pairs.texts).encode())
+    for array in (pairs.history, pairs.target, pairs.user_idx):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _no_gain(before: float, after: float, curve: list[tuple[int, float]], n: int) -> str:
@@ -136,191 +211,14 @@ def _no_gain(before: float, after: float, curve: list[tuple[int, float]], n: int
     )
 
 
-@dataclass(frozen=True)
-class _Judge:
-    """Held-out pairs, and the texts among which their targets are looked for."""
-
-    held: Pairs
-    pool: Indices  # places in held.texts, sorted
-
-
-def _judges(held_out: Pairs, rng: np.random.Generator) -> tuple[_Judge, _Judge]:
+def _judges(held_out: Pairs, rng: np.random.Generator) -> tuple[Judge, Judge]:
     """Pairs to stop by, and others to tell by."""
     order = rng.permutation(len(held_out))[: 2 * MOST_HELD_OUT]
     half = len(order) // 2
     return _judge(held_out.take(order[:half]), rng), _judge(held_out.take(order[half:]), rng)
 
 
-def _judge(held: Pairs, rng: np.random.Generator) -> _Judge:
+def _judge(held: Pairs, rng: np.random.Generator) -> Judge:
     n_texts = len(held.texts)
     others = rng.choice(n_texts, min(POOL, n_texts), replace=False)
-    return _Judge(held, np.union1d(others, held.target).astype(np.int32))
-
-
-def _batches(
-    pairs: Pairs, config: FineTuneConfig, rng: np.random.Generator
-) -> Iterator[NDArray[np.int64]]:
-    """Positions of the pairs of each step; every pair comes once before any comes again."""
-    size = min(config.batch_pairs, len(pairs))
-    left = np.empty(0, np.int64)
-    for _ in range(config.steps):
-        if len(left) < size:
-            left = np.concatenate([left, rng.permutation(len(pairs))])
-        yield left[:size]
-        left = left[size:]
-
-
-@dataclass
-class _Student:
-    """A sentence model whose low-rank changes learn, while its own weights stay."""
-
-    model: Any
-    adapted: Any
-    optimiser: Any
-    schedule: Any
-    config: FineTuneConfig
-
-    @classmethod
-    def of(cls, files: ModelFiles, config: FineTuneConfig, seed: int) -> "_Student":
-        import torch
-
-        peft = _peft()
-        model = load_sentence_model(files, config.max_tokens)
-        torch.manual_seed(seed)
-        body = model[0].auto_model
-        lora = peft.LoraConfig(
-            r=config.rank,
-            lora_alpha=2 * config.rank,
-            target_modules=_matrices(body, config.layers),
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers an old name
-            adapted = peft.get_peft_model(body, lora)
-        learnt = [p for p in adapted.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(learnt, config.learning_rate, weight_decay=0.01)
-        rise = max(1, config.steps // 10)
-
-        def rate(step: int) -> float:
-            return min((step + 1) / rise, (config.steps - step) / max(1, config.steps - rise))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
-        return cls(model, adapted, optimiser, schedule, config)
-
-    def learn(self, pairs: Pairs, chosen: NDArray[np.int64], *, plain: bool) -> None:
-        """One step on a batch."""
-        import torch
-
-        self.model.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=_has_fast_bfloat16()):
-            asked = self._encode(self._queries(pairs, chosen, plain=plain))
-            targets = self._encode([pairs.texts[t] for t in pairs.target[chosen]])
-        logits = asked.float() @ targets.float().T / self.config.temperature
-        logits = logits.masked_fill(torch.from_numpy(pairs.no_negative(chosen)), -torch.inf)
-        loss = torch.nn.functional.cross_entropy(logits, torch.arange(len(chosen)))
-        if not torch.isfinite(loss):
-            raise TrainingError("fine-tuning: the loss is no number; lower finetune.learning_rate")
-        self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.adapted.parameters(), 1.0)
-        self.optimiser.step()
-        self.schedule.step()
-
-    def judge(self, judge: _Judge) -> float:
-        """Mean NDCG@10 of the held-out targets, asked with and without the instruction."""
-        held = judge.held
-        items = self._vectors([held.texts[t] for t in judge.pool])
-        place = np.searchsorted(judge.pool, held.target)
-        every = np.arange(len(held))
-        gains = []
-        for plain in (False, True):
-            scores = self._vectors(self._queries(held, every, plain=plain)) @ items.T
-            known = (judge.pool == held.history[:, :, None]).any(axis=1)
-            scores[known] = -np.inf
-            own = scores[every, place][:, None]
-            rank = (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) + 1) / 2
-            gains.append(np.where(rank <= _TOP, 1 / np.log2(1 + rank), 0.0).mean())
-        return float(np.mean(gains))
-
-    def state(self) -> dict[str, Any]:
-        """What was learnt so far."""
-        return {n: p.detach().clone() for n, p in self._learnt()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go back to a state."""
-        import torch
-
-        with torch.no_grad():
-            for name, parameter in self._learnt():
-                parameter.copy_(state[name])
-
-    def merged(self) -> Any:
-        """The sentence model with the changes added to its weights, nothing of peft left."""
-        self.model[0].auto_model = self.adapted.merge_and_unload()
-        return self.model.eval()
-
-    def _learnt(self) -> Iterator[tuple[str, Any]]:
-        return ((n, p) for n, p in self.adapted.named_parameters() if p.requires_grad)
-
-    def _queries(self, pairs: Pairs, chosen: NDArray[np.int64], *, plain: bool) -> list[str]:
-        rows = pairs.history[chosen]
-        if plain:
-            return [pairs.texts[t] for t in rows[:, 0]]
-        return [
-            query_text(self.config.instruction, [pairs.texts[t] for t in r if t != NONE])
-            for r in rows
-        ]
-
-    def _encode(self, texts: list[str]) -> Any:
-        """(n, dim) tensor of unit rows, each distinct text read once."""
-        import torch
-
-        place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        read = getattr(self.model, "preprocess", None) or self.model.tokenize  # its older name
-        features = read(list(place))
-        vectors = self.model(features)["sentence_embedding"]
-        unit = torch.nn.functional.normalize(vectors, dim=1)
-        return unit[torch.tensor([place[text] for text in texts])]
-
-    def _vectors(self, texts: list[str]) -> Floats:
-        import torch
-
-        self.model.eval()
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        chunks = (order[start : start + 64] for start in range(0, len(order), 64))
-        with torch.no_grad():
-            parts = [self._encode([texts[i] for i in chunk]).numpy() for chunk in chunks]
-        found: Floats = np.concatenate(parts)
-        return found[np.argsort(order)]
-
-
-def _matrices(body: Any, layers: int) -> list[str]:
-    """Names of the linear maps that change: of all numbered layers, or of the last ones."""
-    import torch
-
-    named = {}
-    for name, module in body.named_modules():
-        numbers = [int(part) for part in name.split(".") if part.isdigit()]
-        if isinstance(module, torch.nn.Linear) and numbers:
-            named[name] = numbers[0]
-    if not named:
-        raise ConfigError("the model has no numbered layers of linear maps: it cannot be adapted")
-    first = max(named.values()) + 1 - layers if layers else 0
-    return [name for name, layer in named.items() if layer >= first]
-
-
-def _has_fast_bfloat16() -> bool:
-    """Whether this processor has tiles for it, which halve the time of a step."""
-    import torch
-
-    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(asked and asked())
-
-
-def _peft() -> Any:
-    try:
-        import peft
-    except ImportError as e:
-        raise MissingExtraError(
-            "fine-tuning an encoder needs peft: pip install 'steerec[finetune]'"
-        ) from e
-    return peft
+    return Judge(held, np.union1d(others, held.target).astype(np.int32))
