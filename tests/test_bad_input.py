@@ -107,7 +107,7 @@ def test_one_time_is_told_by_doctor_and_no_time_split_is_made_of_it():
     log = events("e.csv", ONE_TIME)
     assert "All events at one moment" in run("doctor", log)
     words = ("evaluate", "--data", log, "--protocol", "successive", "--heads", "ease")
-    assert "use leave-one-out" in run(*words, "--encoder", "none", code=1)
+    assert "use --protocol loo" in run(*words, "--encoder", "none", code=1)
 
 
 @pytest.fixture

@@ -93,6 +93,13 @@ def test_a_readme_is_under_150_lines(page):
     assert len(page.read_text("utf-8").splitlines()) < 150
 
 
+def test_both_readmes_count_the_models_of_the_demo():
+    numbers = {9: ("nine", "九"), 10: ("ten", "十"), 11: ("eleven", "十一"), 12: ("twelve", "十二")}
+    english, chinese = numbers[len(set(QUICK) - {"social"})]  # the sample shop tells of no friends
+    assert f"fits {english} models" in README.read_text("utf-8")
+    assert f"训练{chinese}个模型" in CHINESE.read_text("utf-8")
+
+
 def test_both_readmes_show_the_same_commands():
     shown = [[list(b.commands()) for b in blocks(page, "console")] for page in (README, CHINESE)]
     assert shown[0] == shown[1] != []
@@ -147,6 +154,11 @@ def all_commands():
 def steerec_commands():
     """Commands in blocks, and those in running text that name an option."""
     found = [(page, words) for page, words in all_commands() if words[0] == "steerec"]
+    for page in PAGES:
+        for block in blocks(page, "bash"):
+            lines = block.text.replace("\\\n", " ").splitlines()
+            shown = (shlex.split(line, comments=True) for line in lines)
+            found += [(page, words) for words in shown if words[:1] == ["steerec"]]
     for page in PAGES:
         inline = re.findall(r"`(steerec [a-z][^`]*)`", page.read_text("utf-8"))
         found += [(page, shlex.split(text)) for text in inline]

@@ -7,7 +7,7 @@ import pytest
 from steerec.errors import DataError
 from steerec.evaluation import page
 from steerec.evaluation.report import render_report
-from steerec.evaluation.wording import answer
+from steerec.evaluation.wording import answer, feature_words
 
 
 def model(ndcg, hr):
@@ -82,6 +82,25 @@ def test_the_answer_is_one_paragraph_in_words(result):
         "between 29.8 % and 33.8 %), 8 times as often as popularity (4.0 %). The best single "
         "model, ease, reaches 24.0 %: putting the models together finds 78 more in a thousand."
     )
+
+
+def test_features_of_a_request_are_told_in_words():
+    told = {
+        "bias": "always",
+        "length~0": "no history",
+        "length~20": "history of about 20 events",
+        "gap~86400s": "last event a day ago",
+        "taste0": "taste, direction 1",
+        "scenario=home": "scenario home",
+    }
+    assert {name: feature_words(name) for name in told} == told
+
+
+def test_notes_and_cleaning_are_part_of_how_it_was_measured(result):
+    html = render_report({**result, "notes": ["5 of 9 requests"], "cleaned": False})
+    text = " ".join(read(html).text)
+    assert "Note: 5 of 9 requests" in text
+    assert "no, the rows as they are" in text
 
 
 def test_a_blend_that_loses_is_said_to_lose(result):

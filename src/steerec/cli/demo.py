@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from steerec.evaluation.protocols import Task
 
 _SHOWN = 5  # items of a list
+_NEW = 3  # items of a list that knows none of the history
 _ITEMS = 4  # items of a history
 _SHOPPERS = (5, 15, 40)  # lengths of the histories looked for
 _SMALL = 5_000  # items up to which a second thread of linear algebra gains little
@@ -40,6 +41,7 @@ _AHEAD = 30  # places of the list from which the one more click is taken
 # What a demo can do with less of: the figures move by less than their intervals.
 _CASES = 1_500  # held-out cases behind the blend
 _REQUESTS = 5_000  # held-out requests that are measured
+_LIGHTER = "measured on the cleaned events, with lighter settings than `steerec evaluate` uses"
 _ROWS = 100_000  # (step, own item) pairs behind the head `repeat`
 
 
@@ -54,6 +56,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
+    context: typer.Context,
     files: options.Files,
     learning: options.Learning,
     data: options.Data = "sample",
@@ -75,15 +78,17 @@ def demo(
     _put_aside(came, out / QUARANTINE)
     with one_thread_if_small(came.data.n_items):
         _step(2, "Compare with popularity on events held out")
-        _compare(came, settings, fit_config, seed=learning.seed, data=data, out=out)
+        result = _compare(came, settings, fit_config, seed=learning.seed, data=data)
+        made = (out / "evaluation.json", out / "report.html")
+        write_result(result, *made, command=show.command_line(context))
         _step(3, "Learn from all events")
         recommender = _learn(came.data, settings, fit_config, seed=learning.seed)
     _step(4, "Three shoppers and their lists, a minute after their newest event")
     shoppers = pick_shoppers(recommender.model.data)
     for user_idx in shoppers:
         _show_shopper(recommender, user_idx)
-    _step(5, "One more click")
-    _click(recommender, shoppers[len(shoppers) // 2])
+    _step(5, "One more click, by the shopper with the fewest events")
+    _click(recommender, shoppers[0])
     took = time.perf_counter() - began
     show.out().print(f"\nDone in {took:.0f} s. Report with plots: {out / 'report.html'}")
     show.out().print("Next, your own data: steerec import --data FOLDER --out dataset/")
@@ -165,17 +170,14 @@ def _compare(
     *,
     seed: int,
     data: str,
-    out: Path,
-) -> None:
+) -> dict[str, Any]:
     tables = came.read.tables if came.cleaned is None else came.cleaned.tables
-    show.out().print(
-        "Measured on the cleaned events, with lighter settings than `steerec evaluate` uses."
-    )
     task = fewer_requests(usable_task(tables), seed=seed)
     found = measure(task, settings, config, seed=seed)
-    result = {"data": data, "cleaned": True, **found}
+    notes = [*found["notes"], _LIGHTER]
+    result = {"data": data, "cleaned": True, **found, "notes": notes}
     print_result(result)
-    write_result(result, out / "evaluation.json", out / "report.html")
+    return result
 
 
 def usable_task(tables: "Tables") -> "Task":
@@ -248,6 +250,11 @@ def _show_shopper(recommender: "Recommender", user_idx: int) -> None:
     now = moment_after(recommender, user_id)
     slate = recommender.recommend(Query(user_id=user_id, n=_SHOWN, now=now))
     console.print(show.slate_table(slate, model.data))
+    known = {str(model.data.item_ids[i]) for i in history.item_idx}
+    if any(choice.item_id in known for choice in slate.items):
+        new = recommender.recommend(Query(user_id=user_id, n=_NEW, now=now, repeats=False))
+        console.print("Of what is new to this shopper:")
+        console.print(show.slate_table(new, model.data))
 
 
 def history_lines(model: "Model", user_idx: int) -> list[str]:

@@ -156,13 +156,18 @@ def _examine(source: "Source", max_tokens: int) -> "Health":
         )
 
 
+def _share(part: float) -> str:
+    """As per cent: two digits, or as many as there are before the point."""
+    return f"{100 * part:.0f} %" if part >= 0.1 else f"{100 * part:.2g} %"
+
+
 def _print_health(health: "Health") -> None:
     console = show.out()
     c = health.counts
     console.print(
         f"{counted(int(c['n_events']), 'event')}, {counted(int(c['n_users']), 'user')}, "
         f"{counted(int(c['n_items']), 'item')} with events ({int(c['n_catalogue']):,} in the "
-        f"catalogue), {100 * c['density']:.2g} % of all pairs seen, "
+        f"catalogue), {_share(c['density'])} of all pairs seen, "
         f"{100 * c['repeat_share']:.1f} % repeats."
     )
     marks = {"warning": "[bold red]warning[/]", "notice": "[yellow]notice[/] "}

@@ -95,6 +95,7 @@ def train(
 
 
 def evaluate(
+    context: typer.Context,
     data: options.Data,
     files: options.Files,
     learning: options.Learning,
@@ -131,7 +132,7 @@ def evaluate(
     measured = measure(task, settings, fit_config, seed=learning.seed, ablation=ablation)
     result = {"data": data, "cleaned": clean, **measured}
     print_result(result)
-    write_result(result, json, report)
+    write_result(result, json, report, command=show.command_line(context))
 
 
 def check_track(protocol: str, track: str | None) -> None:
@@ -254,7 +255,9 @@ def print_result(result: Mapping[str, Any]) -> None:
     console.print(f"[dim]{parts}; peak memory {result['peak_rss_mib'] / 1024:.1f} GiB[/]")
 
 
-def write_result(result: Mapping[str, Any], json: Path | None, report: Path | None) -> None:
+def write_result(
+    result: Mapping[str, Any], json: Path | None, report: Path | None, *, command: str
+) -> None:
     """Write the JSON and the page that were asked for, and say where they lie."""
     from steerec.evaluation.report import render_report
 
@@ -262,7 +265,7 @@ def write_result(result: Mapping[str, Any], json: Path | None, report: Path | No
         options.write_text(json, show.as_json(result) + "\n")
         show.out().print(f"Result: {json}", soft_wrap=True)
     if report is not None:
-        options.write_text(report, render_report(result))
+        options.write_text(report, render_report({**result, "command": command}))
         show.out().print(f"Report: {report}", soft_wrap=True)
 
 

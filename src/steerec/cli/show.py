@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
+    import typer
+
     from steerec.contracts import Slate
     from steerec.data.clean import CleanReport
     from steerec.data.dataset import Dataset
@@ -174,6 +177,18 @@ def slate_table(slate: "Slate", data: "Dataset", *, with_id: bool = False) -> Ta
         title = short(title_of(data, choice.item_id))
         made.add_row(str(choice.position), *ids, title, escape(choice.reason))
     return made
+
+
+def command_line(context: "typer.Context") -> str:
+    """The command that runs, with what was told on the command line and not by the environment."""
+    words = ["steerec", str(context.info_name)]
+    for option in context.command.params:
+        told, value = (
+            f(option.name or "") for f in (context.get_parameter_source, context.params.get)
+        )
+        if told is not None and told.name == "COMMANDLINE":
+            words += [option.opts[0], *([] if value is True else [str(value)])]
+    return shlex.join(words)
 
 
 def as_json(value: Any) -> str:

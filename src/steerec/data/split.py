@@ -143,12 +143,12 @@ def split_by_time(data: Dataset, quantile: float) -> Split:
         DataError: if times are missing, or no event is left to train on or to foretell.
     """
     if not data.has_times:
-        raise DataError("a split by time needs a time for every event: use leave-one-out")
+        raise DataError("a split by time needs a time for every event: use --protocol loo")
     split = _split_at(data, float(np.quantile(data.time, quantile)))
     if len(split.cases) == 0:
         raise DataError(
-            f"no event after the {quantile:.0%} point of time has a known item and user: "
-            "all events may lie at one time; use leave-one-out"
+            f"after the first {quantile:.0%} of the time line no event has a known item and user: "
+            "all may lie at one time; use --protocol loo"
         )
     return split
 

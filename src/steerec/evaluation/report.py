@@ -17,6 +17,7 @@ from steerec.evaluation.wording import (
     SLICES,
     TRACKS,
     answer,
+    feature_words,
     first_of,
     hit_metric,
     name_of,
@@ -162,15 +163,17 @@ def _weights(weights: Mapping[str, Mapping[str, float]]) -> list[Html]:
     drawing, axes = page.chart(9, 1.2 + 0.36 * len(features))
     axes.imshow(grid, cmap="RdBu", vmin=-top, vmax=top, aspect="auto")
     axes.set_xticks(range(len(heads)), [page.label(h) for h in heads])
-    axes.set_yticks(range(len(features)), [page.label(f) for f in features])
+    for name in axes.get_xticklabels() if len(heads) > 7 else []:
+        name.set(rotation=30, horizontalalignment="right")
+    axes.set_yticks(range(len(features)), [page.label(feature_words(f)) for f in features])
     for row, values in enumerate(grid):
         for column, x in enumerate(values):
             ink = "white" if abs(x) > 0.6 * top else "#222831"
             axes.text(column, row, f"{x:.2f}", ha="center", va="center", color=ink, fontsize=9)
     axes.spines[:].set_visible(False)
     words = (
-        "How much each model counts, by what is known of the request: the row “bias” always "
-        "counts, the others add where they apply. Blue speaks for an item, red against."
+        "How much each model counts, by what is known of the request: the row “always” is there "
+        "in every request, the others add where they apply. Blue speaks for an item, red against."
     )
     return [
         page.heading("What the blend listens to"),
@@ -191,12 +194,13 @@ def _paired(paired: Mapping[str, Mapping[str, Any]]) -> list[Html]:
         for name, row in paired.items()
     ]
     words = (
-        "Both models answered the same requests, and the same users were drawn for both. The "
-        "difference is real where the interval leaves out 0."
+        "NDCG@10 of each model minus that of the blend, on the same requests and the same draws of "
+        "users: below 0 the blend is better. The difference is real where the interval leaves out "
+        "0; p is how often chance alone would make one as large."
     )
     return [
-        page.heading("Is the difference real?"),
-        page.table(["comparison", "difference", "95 % interval", "p"], rows, caption=words),
+        page.heading("Is the blend's lead real?"),
+        page.table(["model", "minus the blend", "95 % interval", "p"], rows, caption=words),
     ]
 
 
@@ -258,15 +262,18 @@ def _method(result: Mapping[str, Any]) -> list[Html]:
         [name, str(result[key])]
         for key, name in (
             ("data", "data"), ("data_hash", "hash of the event rows"), ("commit", "commit"),
-            ("seed", "seed"), ("machine", "machine"), ("cleaning", "cleaning"),
+            ("seed", "seed"), ("machine", "machine"),
         )
         if result.get(key) is not None
     ]  # fmt: skip
+    if "cleaned" in result:
+        facts.append(["cleaned before", "yes" if result["cleaned"] else "no, the rows as they are"])
     facts += [[f"time: {k}", _duration(s)] for k, s in result.get("seconds", {}).items()]
     if result.get("peak_rss_mib"):
         facts.append(["peak memory", f"{result['peak_rss_mib']:,.0f} MiB"])
     return [
         page.paragraph(" ".join(w for w in words if w)),
+        *(page.paragraph(f"Note: {note}") for note in result.get("notes", ())),
         page.table(["", ""], facts),
         page.paragraph("The command that measured it:"),
         page.code(result.get("command") or command(result)),

@@ -65,6 +65,32 @@ TRACKS: Mapping[str, str] = {
 }
 
 
+_FEATURES: Mapping[str, str] = {
+    "bias": "always",
+    "length~0": "no history",
+    "length~1": "history of 1 event",
+    "gap~10s": "last event 10 seconds ago",
+    "gap~3600s": "last event an hour ago",
+    "gap~86400s": "last event a day ago",
+    "gap~2592000s": "last event a month ago",
+    "day_sin": "hour of the day (sine)",
+    "day_cos": "hour of the day (cosine)",
+    "unseen_item": "item without events",
+}
+
+
+def feature_words(name: str) -> str:
+    """A feature of the request in words: `length~20` is a history of about 20 events."""
+    if name in _FEATURES:
+        return _FEATURES[name]
+    kind, _, number = name.partition("~")
+    if kind == "length":
+        return f"history of about {number} events"
+    if name.startswith("taste"):
+        return f"taste, direction {int(name.removeprefix('taste')) + 1}"
+    return name.replace("=", " ").replace("_", " ")
+
+
 def answer(result: Mapping[str, Any]) -> str:
     """One paragraph in words: what the best choice finds, and how that compares."""
     models = result["results"]
@@ -102,7 +128,9 @@ def _against_baseline(models: Mapping[str, Any], name: str, hit: str) -> str:
         else f"{times:.1f} times as often as"
         if times >= 1.15
         else "hardly more often than"
-        if times >= 1
+        if times > 1
+        else "as often as"
+        if times == 1
         else "less often than"
     )
     return f", {how} {name_of(base)} ({percent(other)})."
