@@ -199,6 +199,7 @@ def test_events_without_a_kind_say_how_they_were_taken(tmp_path):
     bought = read_tables(write(tmp_path / "c.csv", "user,item,order_id\nu,i,o\n")).tables
     kinds = [t.events["event"].item() for t in (plain, rated, bought)]
     assert kinds == ["view", "rating", "purchase"]
+    assert "row order" in plain.notes["timestamp"]
     assert "'view'" in plain.notes["event"]
 
 

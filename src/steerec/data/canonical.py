@@ -145,6 +145,8 @@ def canonical_events(
         "timestamp": source.time("timestamp"),
         "basket": source.text("basket"),
     }
+    if "timestamp" not in source and "seq" not in source:
+        notes["timestamp"] = "no column names the time: each user's events are taken in row order"
     if "seq" in source:
         columns["seq"] = source.number("seq").fill_nan(None).cast(pl.Int64, strict=False)
     return source.assemble(columns), source.found

@@ -27,7 +27,7 @@ item_id: item itemid iid product productid sku asin movie movieid film filmid bo
 item_id: article articleid stockcode track trackid song songid artistid news newsid goodsid
 item_id: video videoid contentid
 event: eventtype eventname action actiontype behavior behaviour behaviortype behaviourtype
-event: feedbacktype interaction interactiontype
+event: feedbacktype interaction interactiontype kind type
 value: rating ratings rate stars score overall quantity qty playcount listens
 timestamp: time ts date datetime createdat eventtime eventtimestamp eventdate occurredat unixtime
 timestamp: unixreviewtime invoicedate orderdate ratedat
