@@ -239,7 +239,7 @@ def test_a_split_by_time_without_times_is_refused():
 
 def test_all_events_at_one_time_cannot_be_split_by_it():
     events = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": [5.0, 5.0]})
-    with pytest.raises(DataError, match="all events may lie at one time"):
+    with pytest.raises(DataError, match="all may lie at one time"):
         split_by_time(build_dataset(events), 0.9)
 
 
