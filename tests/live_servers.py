@@ -94,12 +94,12 @@ class PostgresAway:
                 time.sleep(0.5)
 
 
-def wait_until(true, *, most_s=60.0):
-    """Look every 5 ms until it is so."""
+def wait_until(true, *, most_s=60.0, every_s=0.005):
+    """Look again and again until it is so."""
     until = time.monotonic() + most_s
     while not true():
         assert time.monotonic() < until, f"not so within {most_s} s"
-        time.sleep(0.005)
+        time.sleep(every_s)
 
 
 @contextlib.contextmanager

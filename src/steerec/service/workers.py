@@ -85,8 +85,8 @@ def _supervise(told: Told, listening: socket.socket, stop: threading.Event) -> N
             if worker.exitcode is None:
                 continue
             log.error("worker=%d ended=%s", at, worker.exitcode)
-            if time.monotonic() - began < GRACE_S:
-                stop.set()
+            if worker.exitcode > 0 and time.monotonic() - began < GRACE_S:
+                stop.set()  # it could not begin; one that was killed is replaced
             elif not stop.wait(AGAIN_S):
                 workers[at] = start()
     _end(workers)
