@@ -269,6 +269,15 @@ def test_a_month_of_one_class_is_learnt_from_and_takes_no_head_away(risk, months
     assert auc(risk, found[3]) > 0.75
 
 
+def test_a_level_that_rose_and_fell_again_is_followed_and_not_counted_twice(risk, months):
+    rng = np.random.default_rng(0)
+    worse = np.maximum(months[2].outcome, rng.random(400) < 0.5)
+    _, found = run(risk, [*months[:2], replace(months[2], outcome=worse), *months[3:5]])
+    assert found[1].p.mean() == pytest.approx(months[1].outcome.mean(), abs=0.05)
+    assert found[2].p.mean() == pytest.approx(worse.mean(), abs=0.05)
+    assert found[3].p.mean() == pytest.approx(months[3].outcome.mean(), abs=0.05)
+
+
 def test_no_score_is_given_until_both_outcomes_are_known(risk, months):
     calm = [replace(months[0], outcome=np.zeros(400)), *months[1:4]]
     _, found = run(risk, calm)

@@ -31,6 +31,7 @@ from transactions import read_transactions  # noqa: E402
 from steerec.engine.evaluate import commit, machine  # noqa: E402
 from steerec.evaluation.intervals import Bootstrap  # noqa: E402
 
+LOOKED_AT = 6_000  # clients that the loop was made with: they are in no fit and no figure
 SCORED = 2  # months decided before the first that counts: they only give thresholds
 CREDIT = Policy(budget=0.1, most=0.3, review_cost=5_000.0)
 FRAUD_REVIEW = 2.0  # EUR a review
@@ -135,7 +136,7 @@ CHANGES = {
 
 
 def credit(folder, options):
-    clients = Clients.read(folder)
+    clients = Clients.read(folder).without_first(LOOKED_AT)
     months = [clients.cases(month) for month in range(clients.months)]
     ways, told, monthly_auc = {}, {}, {}
     for name, way in credit_ways(clients.profile).items():
@@ -154,7 +155,11 @@ def credit(folder, options):
         ways[name] = parts[SCORED - 1 :]
         print(name, told[name]["cpu_s"], monthly_auc[name], flush=True)
     figures, against = summary(ways, options.draws, options.seed)
-    setup = {"policy": vars(CREDIT), "lgd": LGD, "decided": [len(m) for m in months[SCORED:]]}
+    setup = {"policy": vars(CREDIT), "lgd": LGD, "clients_left_out": LOOKED_AT}
+    setup |= {
+        "decided": [len(m) for m in months[SCORED:]],
+        "bad": [int(m.outcome.sum()) for m in months[SCORED:]],
+    }
     extra = {"auc_by_month": monthly_auc, "told": told}
     return {"setup": setup, "figures": figures, "against": against, **extra}
 
@@ -201,7 +206,7 @@ def main():
     parser.add_argument("--set", choices=SETS)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--draws", type=int, default=500)
+    parser.add_argument("--draws", type=int, default=1_000)
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("STEEREC_DATA_DIR"))
     options = parser.parse_args()
     if options.set:
@@ -212,6 +217,7 @@ def main():
             "id": f"risk-{options.set}",
             "commit": commit(),
             "machine": machine(),
+            "load": round(os.getloadavg()[0], 1),
             "data_hash": data_hash(folder),
             "seed": options.seed,
             "interval": f"95 %, bootstrap over units, {options.draws} draws, paired",

@@ -33,7 +33,8 @@ def write_table(folder):
 def about(result):
     return (
         f"Commit {result['commit']}, data {result['data_hash'][:12]}, seed {result['seed']}, "
-        f"{result['machine']}, {result['cpu_s']} CPU seconds. {result['interval']}."
+        f"{result['machine']}, load {result['load']}, {result['cpu_s']} CPU seconds. "
+        f"{result['interval']}."
     )
 
 

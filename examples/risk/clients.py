@@ -41,6 +41,11 @@ class Clients:
         defaulted = users["default_next_month"].cast(pl.Float64).to_numpy()
         return cls(*three, time, defaulted, users.select("user_id", *PROFILE))
 
+    def without_first(self, n):
+        """All clients but the first n of the file."""
+        tables = (self.status[n:], self.bill[n:], self.payment[n:])
+        return Clients(*tables, self.time, self.defaulted[n:], self.profile[n:])
+
     @property
     def months(self):
         return len(self.time)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from figures import top
 from scipy.special import expit, logit
-from tuned import Heads, TunedBlend, share_bad
+from tuned import Heads, share_bad
 
 from steerec.tuning.threshold import choose_threshold
 
@@ -73,28 +73,22 @@ class TunedScore:
     """steerec's loop on the same labels."""
 
     def __init__(self, makers, *, again, learning=True):
-        self.makers, self.again, self.learning, self.blend = makers, again, learning, None
-        self.z, self.rate = {}, None
+        self.makers, self.again, self.learning = makers, again, learning
+        self.rate, self.blend = None, None
 
     def fit(self, known, rng):
         self.rate = self.rate or share_bad(known.outcome)
         self.heads = Heads(self.makers, known, known, rng, base=logit(self.rate))
-        if self.blend is None:
-            n, now = known.phi.shape[1], float(known.time.min())
-            self.blend = TunedBlend(len(self.makers), n, rate=self.rate, now=now)
-            z = self.heads.calibrated(self.heads.out_of_fold)
-            self.blend.learn(z, known, known.time)
+        if self.blend is None or self.learning:
+            self.blend = self.heads.blend(known, known.time, self.rate)
 
     def probability(self, cases):
-        z = self.heads.z(cases)
-        self.z.update(zip(cases.unit.tolist(), z, strict=True))
-        return self.blend.probability(z, cases)
+        return self.blend.probability(self.heads.z(cases), cases)
 
     def learn(self, cases, now):
-        """From the scores as they were when decided; those are let go."""
+        """By the present scorers, which have not seen these outcomes."""
         if self.learning and len(cases):
-            z = np.array([self.z.pop(unit) for unit in cases.unit.tolist()])
-            self.blend.learn(z, cases, np.full(len(cases), now))
+            self.blend.learn(self.heads.z(cases), cases, np.full(len(cases), now))
 
     def tell(self):
         return self.blend.tell()

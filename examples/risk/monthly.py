@@ -6,7 +6,7 @@ import numpy as np
 from cases import Cases
 from figures import top
 from scipy.special import expit, logit
-from tuned import Heads, TunedBlend, share_bad
+from tuned import Heads, share_bad
 
 from steerec.tuning.threshold import choose_threshold
 
@@ -65,13 +65,11 @@ class Tuned:
 
     def prepare(self, known, newest, rng):
         self.rate = self.rate or share_bad(newest.outcome)
-        if self.heads is None or self.again:
-            self.heads = self.fitted(known, newest, rng)
-        if self.blend is None:
-            n, now = known.phi.shape[1], float(newest.time.max())
-            self.blend = TunedBlend(len(self.makers), n, rate=self.rate, now=now)
-            z = self.heads.calibrated(self.heads.out_of_fold)
-            self.blend.learn(z, newest, spread(newest))
+        if self.heads is not None and not self.again:
+            return
+        self.heads = self.fitted(known, newest, rng)
+        if self.blend is None or self.learning:
+            self.blend = self.heads.blend(newest, spread(newest), self.rate)
 
     def fitted(self, known, newest, rng):
         month = known.time.max()

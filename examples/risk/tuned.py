@@ -81,6 +81,15 @@ class Heads:
         self.curves = [calibration(s, newest.outcome, base=base) for s in self.out_of_fold]
         self.last = (None, None)
 
+    def blend(self, newest, arrived, rate):
+        """A blend of these scorers, from even weights on; what was learnt of others is let go.
+
+        Their curves already hold the present level: a blend that kept its own would count it twice.
+        """
+        found = TunedBlend(len(self.fitted), newest.phi.shape[1], rate=rate, now=arrived.min())
+        found.learn(self.calibrated(self.out_of_fold), newest, arrived)
+        return found
+
     def z(self, cases):
         """(n, heads) calibrated log-odds; 0 where a head cannot say."""
         return self.calibrated(self.scores(cases))
@@ -103,7 +112,7 @@ class TunedBlend:
         theta[:, 0] = 1 / n_heads
         prior = Prior(theta, WIDTH, rate=rate, position_power=0.0)
         design = Design(n_heads, n_features, tuple(range(n_features)), n_positions=1)
-        self.tuner = OnlineTuner(Learner(design, prior, config or LearnerConfig(), now=now))
+        self.tuner = OnlineTuner(Learner(design, prior, config or LearnerConfig(), now=float(now)))
 
     @property
     def theta(self):
