@@ -212,7 +212,11 @@ class Online:
         stored = self._store.strategies.get(self.tenant, version)
         if stored is None:
             return None
-        found = from_json(stored.strategy, version)
+        try:
+            found = from_json(stored.strategy, version)
+        except DataError as e:  # an old cut's, edited since: another version is in force
+            log.error("tenant=%s strategy=unreadable error=%s", self.tenant, e)
+            return None
         return found if _axes(found) == _axes(self.promoted) else None
 
     def _is_time(self, now: float) -> bool:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # which reads strategies itself
 
 FIT = "fit"  # author of a strategy that came with a fitted model
 CARRIED = "carried"  # author of one that a refit fitted so that requests score as before
+MOST_WEIGHT = 1_000.0  # no head's nats count more: such a number was never fitted
 MOVES = 10_000  # newest promotions looked through for a version
 
 
@@ -32,7 +33,8 @@ def from_json(told: Mapping[str, Any], version: int) -> Strategy:
     """A strategy as it is stored.
 
     Raises:
-        DataError: if it is none, or a number is not finite.
+        DataError: if it is none, or a number is not finite or out of all proportion: whoever edits
+            the store by hand is told here, not by a list that makes no sense.
     """
     try:
         theta = np.array(told["theta"], np.float64)
@@ -40,10 +42,16 @@ def from_json(told: Mapping[str, Any], version: int) -> Strategy:
         dials = {str(name): float(value) for name, value in told["dials"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise DataError(f"strategy {version} cannot be read ({e}): promote another version") from e
-    if theta.shape != (len(heads), len(features)) or not np.isfinite(theta).all():
+    if theta.shape != (len(heads), len(features)) or not (np.abs(theta) <= MOST_WEIGHT).all():
         raise DataError(
             f"strategy {version} has theta {theta.shape} for {len(heads)} heads and "
-            f"{len(features)} features: expected these sizes and finite numbers"
+            f"{len(features)} features: expected these sizes and numbers within ±{MOST_WEIGHT:g}; "
+            "promote another version"
+        )
+    if wrong := [name for name, value in dials.items() if not np.isfinite(value)]:
+        raise DataError(
+            f"strategy {version} has dials {wrong} that are no finite number: "
+            "promote another version"
         )
     return Strategy(heads, features, theta, version, dials)
 
@@ -134,10 +142,13 @@ def fits(version: StrategyVersion, live: "Live") -> bool:
 
 
 def speaks_of(version: StrategyVersion, strategy: Strategy) -> bool:
-    """Whether a version has the heads and features of this strategy."""
-    told = version.strategy
-    same_heads = tuple(told.get("heads", ())) == strategy.heads
-    return same_heads and tuple(told.get("features", ())) == strategy.features
+    """Whether a version has the heads and features of this strategy.
+
+    Raises:
+        DataError: if it is no strategy, as one edited by hand may be.
+    """
+    found = from_json(version.strategy, version.version)
+    return (found.heads, found.features) == (strategy.heads, strategy.features)
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
