@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from steerec.evaluation.protocols import Task
 
 _SHOWN = 5  # items of a list
-_NEW = 3  # items of a list that knows none of the history
+_NEW = 3  # a list with fewer items that are new to the shopper is followed by so many of them
 _ITEMS = 4  # items of a history
 _SHOPPERS = (5, 15, 40)  # lengths of the histories looked for
 _SMALL = 5_000  # items up to which a second thread of linear algebra gains little
@@ -251,7 +251,7 @@ def _show_shopper(recommender: "Recommender", user_idx: int) -> None:
     slate = recommender.recommend(Query(user_id=user_id, n=_SHOWN, now=now))
     console.print(show.slate_table(slate, model.data))
     known = {str(model.data.item_ids[i]) for i in history.item_idx}
-    if any(choice.item_id in known for choice in slate.items):
+    if sum(choice.item_id not in known for choice in slate.items) < _NEW:
         new = recommender.recommend(Query(user_id=user_id, n=_NEW, now=now, repeats=False))
         console.print("Of what is new to this shopper:")
         console.print(show.slate_table(new, model.data))

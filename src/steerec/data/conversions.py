@@ -88,7 +88,7 @@ def check_excel_reader() -> None:
     if find_spec("fastexcel") is None:
         raise MissingExtraError(
             "online-retail is published as an Excel file, and no reader for it is installed: "
-            "pip install fastexcel"
+            "pip install 'steerec[excel]', or fastexcel"
         )
 
 
