@@ -25,18 +25,18 @@ class FineTuneConfig:
             instruction, since that is how heads compare items.
     """
 
-    steps: int = 600  # batches, at most
+    steps: int = 300  # batches, at most
     minutes: float = 60.0  # after which training ends wherever it is
     batch_pairs: int = 64  # pairs in a batch, each the negative of all others
     instruction: str = "What the same person takes next after: "  # leads the text of a history
-    last: int = 3
+    last: int = 2
     plain: float = 0.5
     learning_rate: float = 5e-4  # at its peak, after a tenth of the steps; then it falls to 0
     temperature: float = 0.05  # of the softmax over cosines
     rank: int = 8  # of the change of each weight matrix
-    layers: int = 0  # layers that change, counted from the last; 0: all
-    max_tokens: int = 64  # texts are cut there while training
-    check_every: int = 100  # steps between looks at held-out pairs
+    layers: int = 3  # layers that change, counted from the last; 0: all
+    max_tokens: int = 48  # texts are cut there while training
+    check_every: int = 50  # steps between looks at held-out pairs
     patience: int = 3  # looks without a gain after which training ends
 
     def __post_init__(self) -> None:
