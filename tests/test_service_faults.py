@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import sqlite3
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from service_worlds import opened, problem
+from service_worlds import Clock, opened, problem
 from steerec.engine.live import Live
 from steerec.errors import StorageError
+from steerec.service.gate import KEPT_S, STALE_S, Gate
+from steerec.store.keys import ApiKey
 
 # A full disk
 
@@ -64,6 +67,57 @@ def test_a_full_disk_is_told_nothing_acknowledged_is_lost_and_space_heals_it(sho
     assert shop.event("ann", "i0001", event_id=f"e{n}", context=body["context"]) == "new"
     shop.settle()
     assert shop.get("/api/health/ready").json()["status"] == "ok"
+
+
+def test_lists_go_on_while_a_change_waits_for_the_store(shop):
+    shop.ids("ann", n=5)
+    other = sqlite3.connect(shop.service.store.database.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")  # nobody else writes
+
+    async def run():
+        patch = asyncio.create_task(shop.acall("PATCH", "/api/items/i0001", json={"stock": 0}))
+        while not patch.done():
+            await asyncio.sleep(0)
+            shown = await shop.acall("GET", "/api/recommend/ann?n=5")
+            assert len(shown.json()["items"]) == 5
+            if other.in_transaction and shop.clock.now > began + 3:
+                assert not patch.done()
+                other.execute("ROLLBACK")
+            shop.clock.now += 1
+        return await patch
+
+    began = shop.clock.now
+    changed = shop.loop.run_until_complete(run())
+    other.close()
+    assert changed.json()["stock"] == 0
+
+
+def test_a_key_is_not_looked_up_for_each_call_while_the_store_is_away():
+    class Keys:
+        """Keys of a store that is away after the first look."""
+
+        looks = 0
+
+        def check(self, text):
+            self.looks += 1
+            if self.looks > 1:
+                raise StorageError("away")
+            return ApiKey("k", "default", ("read",), "", 0.0)
+
+    keys, clock = Keys(), Clock(0.0)
+    gate = Gate(keys, clock=clock)
+
+    async def admitted(n):
+        return [(await gate.admit("text", "read")).key_id for _ in range(n)]
+
+    assert asyncio.run(admitted(5)) == ["k"] * 5
+    assert keys.looks == 1
+    clock.now += KEPT_S
+    assert asyncio.run(admitted(5)) == ["k"] * 5
+    assert keys.looks == 2  # the first of them waited for the store, the others did not
+    clock.now += STALE_S
+    with pytest.raises(StorageError):
+        asyncio.run(admitted(1))
 
 
 def test_a_list_that_could_not_be_logged_is_counted(shop):

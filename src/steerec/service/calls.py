@@ -1,10 +1,13 @@
 """From a request to an answer: key, limits, body, handler, problem; one way for every route."""
 
+import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from http import HTTPStatus
+from inspect import isawaitable, iscoroutinefunction
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -47,7 +50,9 @@ class Call:
     now: float
 
 
-Handler = Callable[[Call], Awaitable[Answer | Response | None]]
+Answered = Answer | Response | None
+# One that is no coroutine runs in a thread: whoever reads or writes the store keeps nobody waiting.
+Handler = Callable[[Call], Answered | Awaitable[Answered]]
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,11 @@ class Route:
     status: HTTPStatus = HTTPStatus.OK
     example: Mapping[str, Any] | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def in_thread(self) -> bool:
+        """Whether its handler waits for the store, and not for others."""
+        return not iscoroutinefunction(self.handle)
 
     @property
     def described(self) -> str:
@@ -104,7 +114,7 @@ class Counter:
             request_id, telemetry = secrets.token_hex(8), self.telemetry
             with telemetry.call(route.method, route.path, request.headers, request_id) as told:
                 try:
-                    caller = self.gate.admit(request.headers.get("x-api-key"), route.scope)
+                    caller = await self.gate.admit(request.headers.get("x-api-key"), route.scope)
                     told.tenant = caller.tenant
                     call = Call(
                         tenant=await self.tenants.of(caller.tenant),
@@ -116,7 +126,7 @@ class Counter:
                         request_id=request_id,
                         now=self.clock(),
                     )
-                    response = _answered(await route.handle(call), route.status)
+                    response = _answered(await _handled(route, call), route.status)
                     if route.method != "GET" and route.scope not in ("read", "open"):
                         self.written(caller.tenant)
                 except ClientDisconnect:
@@ -141,6 +151,11 @@ class Counter:
             raise refused(HTTPStatus.BAD_REQUEST, "the JSON is nested too deeply") from e
         except UnicodeDecodeError as e:
             raise refused(HTTPStatus.BAD_REQUEST, f"the body is not UTF-8: {e.reason}") from e
+
+
+async def _handled(route: Route, call: Call) -> Answered:
+    found = await asyncio.to_thread(route.handle, call) if route.in_thread else route.handle(call)
+    return await found if isawaitable(found) else found
 
 
 def decoder_of(one: type[Any], many: type[Any] | None) -> Callable[[bytes], Any]:

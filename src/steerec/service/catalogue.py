@@ -40,7 +40,7 @@ async def post_users(call: Call) -> Counted:
     return await _write(call, call.tenant.store.users)
 
 
-async def get_items(call: Call) -> EntriesOut:
+def get_items(call: Call) -> EntriesOut:
     """Items in the order of their ids, a page at a time; `q` searches by words, best first."""
     query: PageQuery = call.query
     if query.q:
@@ -50,34 +50,34 @@ async def get_items(call: Call) -> EntriesOut:
     return _page(call, call.tenant.store.items, query)
 
 
-async def get_users(call: Call) -> EntriesOut:
+def get_users(call: Call) -> EntriesOut:
     """Users in the order of their ids, a page at a time."""
     return _page(call, call.tenant.store.users, call.query)
 
 
-async def get_item(call: Call) -> EntryOut:
+def get_item(call: Call) -> EntryOut:
     """One item as it is now."""
     return _one(call, call.tenant.store.items, "item_id")
 
 
-async def get_user(call: Call) -> EntryOut:
+def get_user(call: Call) -> EntryOut:
     """One user as they are described now."""
     return _one(call, call.tenant.store.users, "user_id")
 
 
-async def patch_item(call: Call) -> EntryOut:
+def patch_item(call: Call) -> EntryOut:
     """Change some fields of an item; an attribute set to null is removed."""
     changed = _patch(call, call.tenant.store.items, "item_id")
     call.tenant.live.hide_at_once([changed])
     return out(changed)
 
 
-async def patch_user(call: Call) -> EntryOut:
+def patch_user(call: Call) -> EntryOut:
     """Change some fields of a user."""
     return out(_patch(call, call.tenant.store.users, "user_id"))
 
 
-async def delete_item(call: Call) -> Counted:
+def delete_item(call: Call) -> Counted:
     """Delete an item: it is on no list from now on."""
     item_id = call.path["item_id"]
     n = call.tenant.store.items.delete(call.tenant.name, [item_id], now=call.now)
@@ -86,7 +86,7 @@ async def delete_item(call: Call) -> Counted:
     return Counted(count=n)
 
 
-async def delete_user(call: Call) -> Counted:
+def delete_user(call: Call) -> Counted:
     """Delete what is written of a user. To erase a person, delete /users/{user_id}/data."""
     user_id = call.path["user_id"]
     n = call.tenant.store.users.delete(call.tenant.name, [user_id], now=call.now)

@@ -1,6 +1,5 @@
 """Routes of experiments: start one, see what it has shown so far, stop it."""
 
-import asyncio
 from dataclasses import asdict
 from http import HTTPStatus
 
@@ -15,13 +14,13 @@ from steerec.service.schemas import ExperimentIn, ExperimentOut, ExperimentsOut,
 from steerec.store.experiments import Planned
 
 
-async def get_experiments(call: Call) -> ExperimentsOut:
+def get_experiments(call: Call) -> ExperimentsOut:
     """All experiments, the oldest first, as they were planned."""
     found = call.tenant.store.experiments.list(call.tenant.name)
     return ExperimentsOut(experiments=[_out(planned) for planned in found])
 
 
-async def post_experiment(call: Call) -> ExperimentOut:
+def post_experiment(call: Call) -> ExperimentOut:
     """Start an experiment; users fall into its arms from the next request on.
 
     The plan cannot be changed afterwards: metric, arms and shares are what they were before the
@@ -46,23 +45,23 @@ async def post_experiment(call: Call) -> ExperimentOut:
     return _out(planned)
 
 
-async def get_experiment(call: Call) -> ExperimentOut:
+def get_experiment(call: Call) -> ExperimentOut:
     """One experiment with its results so far, which may be looked at any time.
 
     Means and differences come with intervals that hold at every look. Nothing is concluded while
     the split is broken or users are too few.
     """
     planned = _found(call)
-    return _out(planned, await asyncio.to_thread(_results, call, planned))
+    return _out(planned, _results(call, planned))
 
 
-async def post_experiment_stop(call: Call) -> ExperimentOut:
+def post_experiment_stop(call: Call) -> ExperimentOut:
     """Stop an experiment: its users get what is in force; its results stay."""
     planned = _found(call)
     store = call.tenant.store
     stopped = store.experiments.stop(call.tenant.name, planned.name, now=call.now)
     follow_experiments(call.tenant.live, store)
-    return _out(stopped, await asyncio.to_thread(_results, call, stopped))
+    return _out(stopped, _results(call, stopped))
 
 
 def _found(call: Call) -> Planned:

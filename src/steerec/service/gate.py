@@ -1,5 +1,6 @@
 """Who may call, what, and how often: API keys with scopes, and a limit of calls for each key."""
 
+import asyncio
 import hashlib
 import time
 from collections import OrderedDict
@@ -36,6 +37,15 @@ class Caller:
 
 
 @dataclass
+class _Held:
+    """A key that was good, when that was so, and when it was last asked for."""
+
+    key: ApiKey
+    good: float
+    looked: float
+
+
+@dataclass
 class _Bucket:
     """A token bucket. Source: RFC 2697's idea, one rate and one burst."""
 
@@ -57,11 +67,11 @@ class Gate:
     rate: float = 0.0
     burst: float = 100.0
     clock: Callable[[], float] = time.monotonic
-    _known: OrderedDict[bytes, tuple[float, ApiKey]] = field(default_factory=OrderedDict)
+    _known: OrderedDict[bytes, _Held] = field(default_factory=OrderedDict)
     _buckets: OrderedDict[str, _Bucket] = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
 
-    def admit(self, text: str | None, scope: str) -> Caller:
+    async def admit(self, text: str | None, scope: str) -> Caller:
         """The caller, if the key is good, allowed to do this, and not too fast.
 
         Raises:
@@ -72,7 +82,7 @@ class Gate:
         if self.keys is None:
             self._slow_down("")
             return Caller(OWNER, "", frozenset(SCOPES))
-        key = self._key(text)
+        key = await self._key(text)
         scopes = frozenset(key.scopes)
         if scope not in scopes and "admin" not in scopes:
             raise refused(
@@ -85,12 +95,11 @@ class Gate:
     def forget(self, key_id: str) -> None:
         """A key was revoked here: it counts as unknown at once."""
         with self._lock:
-            gone = [digest for digest, (_, key) in self._known.items() if key.key_id == key_id]
+            gone = [digest for digest, held in self._known.items() if held.key.key_id == key_id]
             for digest in gone:
                 del self._known[digest]
 
-    def _key(self, text: str | None) -> ApiKey:
-        assert self.keys is not None
+    async def _key(self, text: str | None) -> ApiKey:
         if not text:
             raise refused(
                 HTTPStatus.UNAUTHORIZED,
@@ -98,28 +107,39 @@ class Gate:
                 "`steerec key create`",
                 WWW_Authenticate="ApiKey",
             )
-        digest = hashlib.sha256(text.encode()).digest()
+        digest, now = hashlib.sha256(text.encode()).digest(), self.clock()
         with self._lock:
             held = self._known.get(digest)
-            if held is not None and self.clock() - held[0] < KEPT_S:
-                return held[1]
+        if held is not None and now - held.looked < KEPT_S:
+            return held.key
+        return await asyncio.to_thread(self._look, text, digest, held)
+
+    def _look(self, text: str, digest: bytes, held: _Held | None) -> ApiKey:
+        """The key as the store has it now; while it is away, as it was not long ago."""
+        assert self.keys is not None
         try:
             key = self.keys.check(text)
         except StorageError:
-            if held is None or self.clock() - held[0] >= STALE_S:
+            if held is None or self.clock() - held.good >= STALE_S:
                 raise
-            return held[1]  # lists go on from memory while the store is away
+            held.looked = self.clock()  # not again for each call: a server may take long to fail
+            return held.key  # lists go on from memory while the store is away
         if key is None:
+            self._drop(digest)
             raise refused(
                 HTTPStatus.UNAUTHORIZED,
                 "this key is unknown or was revoked",
                 WWW_Authenticate="ApiKey",
             )
         with self._lock:
-            self._known[digest] = (self.clock(), key)
+            self._known[digest] = _Held(key, self.clock(), self.clock())
             while len(self._known) > MOST_KEPT:
                 self._known.popitem(last=False)
         return key
+
+    def _drop(self, digest: bytes) -> None:
+        with self._lock:
+            self._known.pop(digest, None)
 
     def _slow_down(self, key_id: str) -> None:
         """Raises a problem where the key has no call left at this moment."""

@@ -134,7 +134,7 @@ async def get_explain(call: Call) -> ExplainOut:
 async def _recommend(call: Call, wanted: RecommendIn) -> SlateOut | Response:
     key = call.request.headers.get("idempotency-key")
     if key is not None:
-        kept = _kept(call, key, wanted)
+        kept = await asyncio.to_thread(_kept, call, key, wanted)
         if kept is not None:
             return kept
     if wanted.about:  # which takes a while: nobody else waits for it
@@ -211,10 +211,10 @@ async def _page(call: Call, token: str, n: int | None) -> SlateOut:
 async def _pages(call: Call, request_id: str) -> Sequence[Impression]:
     """The pages of a list; one that was served just now may still be on its way to the disk."""
     store, name = call.tenant.store, call.tenant.name
-    if found := store.shown.get(name, request_id):
+    if found := await asyncio.to_thread(store.shown.get, name, request_id):
         return found
     await asyncio.wrap_future(store.writer.submit(lambda *_: [None], name, [None]))
-    return store.shown.get(name, request_id)
+    return await asyncio.to_thread(store.shown.get, name, request_id)
 
 
 def log_impression(call: Call, impression: Impression) -> None:

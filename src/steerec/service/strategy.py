@@ -17,14 +17,14 @@ from steerec.service.schemas import HistoryOut, RollbackIn, TunedOut, VersionOut
 from steerec.store.strategies import StrategyVersion
 
 
-async def get_strategy(call: Call) -> VersionOut:
+def get_strategy(call: Call) -> VersionOut:
     """The strategy in force: weights by head and context, dials, who made it and why."""
     current = call.tenant.store.strategies.current(call.tenant.name)
     assert current is not None, "a tenant has one as soon as it is open"
     return _out(current, in_force=True)
 
 
-async def get_history(call: Call) -> HistoryOut:
+def get_history(call: Call) -> HistoryOut:
     """All versions, newest first, with estimated and true gains; what was in force when, and why.
 
     `online` is what the newest slates of the log say: what each version earned in its arms, what
@@ -33,7 +33,7 @@ async def get_history(call: Call) -> HistoryOut:
     store, name = call.tenant.store, call.tenant.name
     strategies, reward = store.strategies, call.tenant.live.config.tuning.reward
     current, versions = strategies.current(name), strategies.history(name)
-    earned = await asyncio.to_thread(standings, store, name, versions, reward, now=call.now)
+    earned = standings(store, name, versions, reward, now=call.now)
     in_force = None if current is None else current.version
     return HistoryOut(
         versions=[
@@ -44,7 +44,7 @@ async def get_history(call: Call) -> HistoryOut:
     )
 
 
-async def post_rollback(call: Call) -> VersionOut:
+def post_rollback(call: Call) -> VersionOut:
     """Put an earlier version in force again; lists follow it from the next request on."""
     body: RollbackIn = call.body
     strategies, name = call.tenant.store.strategies, call.tenant.name

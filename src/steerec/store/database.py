@@ -21,6 +21,13 @@ log = logging.getLogger(__name__)
 
 CHUNK = 500  # ids in one query
 _WAIT_S = 10.0  # for another process that writes, or a server that does not answer
+_DEAD_AFTER = {  # libpq: a server whose host is gone is told from one that thinks
+    "connect_timeout": int(_WAIT_S),
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": int(1_000 * _WAIT_S),
+}
 _SQLITE_SETUP = (
     "PRAGMA auto_vacuum=INCREMENTAL",  # before anything is written, or it has no effect
     "PRAGMA journal_mode=WAL",
@@ -272,7 +279,7 @@ def _open_server(url: str) -> Database:
             pool_size=8,
             max_overflow=8,
             pool_timeout=_WAIT_S,
-            connect_args={"connect_timeout": int(_WAIT_S), "application_name": "steerec"},
+            connect_args={"application_name": "steerec", **_DEAD_AFTER},
         )
     except ModuleNotFoundError as e:
         raise MissingExtraError(

@@ -62,23 +62,23 @@ async def post_items(call: Call) -> Response:
     return await _write(call, call.tenant.store.items, [entry_of_item(one) for one in call.body])
 
 
-async def get_user(call: Call) -> Response:
+def get_user(call: Call) -> Response:
     """One user."""
     return sent(user_of_entry(_entry(call, call.tenant.store.users, "user_id")))
 
 
-async def get_item(call: Call) -> Response:
+def get_item(call: Call) -> Response:
     """One item."""
     return sent(item_of_entry(_entry(call, call.tenant.store.items, "item_id")))
 
 
-async def get_users(call: Call) -> Response:
+def get_users(call: Call) -> Response:
     """A page of users."""
     entries, following = _page(call, call.tenant.store.users)
     return sent(page_of([user_of_entry(entry) for entry in entries], "Users", following))
 
 
-async def get_items(call: Call) -> Response:
+def get_items(call: Call) -> Response:
     """A page of items, or with `q` those that have these words."""
     query: GorseQuery = call.query
     if query.q:
@@ -90,35 +90,35 @@ async def get_items(call: Call) -> Response:
     return sent(page_of([item_of_entry(entry) for entry in entries], "Items", following))
 
 
-async def patch_user(call: Call) -> Response:
+def patch_user(call: Call) -> Response:
     """Change a user; what is null stays."""
     return _patch(call, call.tenant.store.users, "user_id")
 
 
-async def patch_item(call: Call) -> Response:
+def patch_item(call: Call) -> Response:
     """Change an item; what is null stays."""
     return _patch(call, call.tenant.store.items, "item_id")
 
 
 async def delete_item(call: Call) -> Response:
     """Delete an item: it is on no list from now on."""
-    told = await catalogue.delete_item(call)
+    told = await asyncio.to_thread(catalogue.delete_item, call)
     return _affected(told.count)
 
 
 async def delete_user(call: Call) -> Response:
     """Delete a user and their feedback; they may come back."""
-    told = await catalogue.delete_user(call)
+    told = await asyncio.to_thread(catalogue.delete_user, call)
     await _retract(call, [(call.path["user_id"], None, None)])
     return _affected(told.count)
 
 
-async def put_category(call: Call) -> Response:
+def put_category(call: Call) -> Response:
     """Put an item into a category."""
     return _recategorised(call, add=True)
 
 
-async def delete_category(call: Call) -> Response:
+def delete_category(call: Call) -> Response:
     """Take an item out of a category."""
     return _recategorised(call, add=False)
 
@@ -139,7 +139,7 @@ async def put_feedback(call: Call) -> Response:
     return _affected(len(call.body))
 
 
-async def get_feedback(call: Call) -> Response:
+def get_feedback(call: Call) -> Response:
     """A page of all feedback in the order it came, a row for each event."""
     query: GorseQuery = call.query
     kind, told = call.path.get("feedback_type"), place_of(query.cursor)
@@ -157,12 +157,12 @@ async def get_feedback(call: Call) -> Response:
     return sent(page_of([feedback_of(one) for one in found], "Feedback", following))
 
 
-async def get_user_feedback(call: Call) -> Response:
+def get_user_feedback(call: Call) -> Response:
     """All feedback of a user, or of one type or item; a row for each type and item."""
     return sent(merged(_of_user(call)))
 
 
-async def get_one_feedback(call: Call) -> Response:
+def get_one_feedback(call: Call) -> Response:
     """The feedback of one type between a user and an item; an empty object without."""
     found = merged(_of_user(call))
     return sent(found[0] if found else {})
@@ -171,7 +171,7 @@ async def get_one_feedback(call: Call) -> Response:
 async def delete_feedback(call: Call) -> Response:
     """Delete the feedback between a user and an item, or what is of one type."""
     path = call.path
-    rows = merged(_of_user(call))
+    rows = merged(await asyncio.to_thread(_of_user, call))
     await _retract(call, [(path["user_id"], path["item_id"], path.get("feedback_type"))])
     return _affected(len(rows))
 
@@ -303,7 +303,7 @@ def _of_user(call: Call) -> list[LoggedEvent]:
 async def _write(call: Call, table: Catalogue, entries: Sequence[Entry]) -> Response:
     await asyncio.to_thread(table.upsert, call.tenant.name, entries, now=call.now)
     if table is call.tenant.store.items:
-        call.tenant.live.hide_at_once(entries)
+        await asyncio.to_thread(call.tenant.live.hide_at_once, entries)
         call.tenant.wake()
     return _affected(len(entries))
 
