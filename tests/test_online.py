@@ -23,8 +23,12 @@ from steerec.store.epochs import Cut
 from steerec.store.log import LoggedEvent
 from steerec.tuning.exploration import ExplorationConfig
 from steerec.tuning.guard import GuardConfig, Watch
+from steerec.tuning.learner import LearnerConfig
 
-TUNING = TuningConfig(precision=5.0, guard=GuardConfig(most_nats=1.0, user_day_rows=1e6))
+SURE = LearnerConfig(trust=1.0, margin=0.0)  # these people answer each slate anew
+TUNING = TuningConfig(
+    precision=5.0, learner=SURE, guard=GuardConfig(most_nats=1.0, user_day_rows=1e6)
+)
 CONFIG = LiveConfig(default=ScenarioConfig(temperature=1.0), tuning=TUNING)
 BEGAN = 2e9
 

@@ -36,7 +36,7 @@ from tuning_worlds import (
 )
 
 PRIOR = Prior(EVEN, 10.0, rate=0.2)
-CONFIG = LearnerConfig(surer=1.0, evidence_steps=0)
+CONFIG = LearnerConfig(surer=1.0, evidence_steps=0, trust=1.0)
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_a_learner_that_takes_over_counts_nothing_twice(world):
     first.add(sent[:1])
     first.publish(20.0)
     first.add(sent[1:2])  # added, not yet published, and then killed
-    second = Learner.from_state(first.state(), DESIGN, PRIOR, LearnerConfig())
+    second = Learner.from_state(first.state(), DESIGN, PRIOR, first.config)
     second.publish(40.0)
     second.add(sent)  # the worker sends all again
     second.publish(60.0)

@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,11 @@ class Traffic:
         return shown, told
 
 
-def soak(n_events: int) -> dict[str, Any]:
-    """Cost and memory at each mark."""
+def soak(n_events: int) -> Iterator[dict[str, Any]]:
+    """What is known at each mark: cost and memory at it and at those before."""
     given, config = strategy(), TuningConfig()
+    columns = choose_columns(FEATURES, HEADS, n_positions=PLACES)
+    size = Design(HEADS, len(FEATURES), columns, PLACES).size
     learning = Learning(given, config, lambda _: (), now=0.0)
     traffic, process = Traffic(given), psutil.Process()
     waiting: list[tuple[float, LoggedEvent]] = []
@@ -131,10 +134,7 @@ def soak(n_events: int) -> dict[str, Any]:
             timed(epochs, learning.cut, now, given)
         if done // MARK > len(marks) or done >= n_events:
             marks.append(_mark(done, learning, process, events, slates, epochs))
-            print(json.dumps(marks[-1]), flush=True)
-    columns = choose_columns(FEATURES, HEADS, n_positions=PLACES)
-    size = Design(HEADS, len(FEATURES), columns, PLACES).size
-    return {"numbers_learnt": size, "marks": marks, "counts": learning.counts}
+            yield {"numbers_learnt": size, "marks": marks, "counts": learning.counts}
 
 
 def _mark(
@@ -174,17 +174,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=RESULTS / "T2.json")
     given = parser.parse_args()
     began = time.process_time()
-    found = soak(given.events)
-    told = {
-        "scenario": "T2",
-        "commit": commit(),
-        "machine": machine(),
-        "finished": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
-        "seed": 1,
-        "cpu_s": round(time.process_time() - began, 1),
-        **found,
-    }
-    given.json.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+    about = {"scenario": "T2", "commit": commit(), "machine": machine(), "seed": 1}
+    for found in soak(given.events):  # stored at each mark, so that a run that is cut tells too
+        finished = time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime())
+        cpu_s = round(time.process_time() - began, 1)
+        told = {**about, "finished": finished, "cpu_s": cpu_s, **found}
+        given.json.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+        print(json.dumps(found["marks"][-1]), flush=True)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,10 @@ Bound = Callable[[Doubles], Doubles]  # θ → the nearest θ that the guard let
 class LearnerConfig:
     """Settings of the learner."""
 
-    memories: tuple[float, ...] = (1e3, 8e3, 4e4, 2e5)  # shown items until an old one weighs 1/e
+    trust: float = 0.2  # of what a shown item tells; those of one item or user tell much the same
+    memories: tuple[float, ...] = (8e3, 4e4, 2e5)  # shown items until an old one weighs 1/e
     judged_rows: float = 2_000.0  # the newest shown items, by which a memory is chosen
+    margin: float = 3.0  # nats by which a shorter one must foretell them better than the longest
     surer: float = 16.0  # how often surer than it was given the prior of θ is at the start
     evidence_steps: int = 1  # of the search for how sure it should be, an epoch; 0: as at the start
     half_life_days: float = 60.0  # time after which what was learnt weighs half, whatever comes
@@ -43,10 +45,12 @@ class LearnerConfig:
                 f"learner: memories={self.memories}: expected at least one number of shown items, "
                 "each above 0"
             )
-        if min(self.publish_every_s, self.most_move, self.evidence_steps) < 0:
+        if min(self.publish_every_s, self.most_move, self.evidence_steps, self.margin) < 0:
             raise ConfigError(
-                "learner: publish_every_s, most_move and evidence_steps must not be below 0"
+                "learner: publish_every_s, most_move, evidence_steps and margin must not be below 0"
             )
+        if not 0 < self.trust <= 1:
+            raise ConfigError(f"learner: trust={self.trust}: expected above 0, at most 1")
 
 
 class Learner:
@@ -65,7 +69,9 @@ class Learner:
         self.scales = np.full(2, config.surer)  # of θ's precision: the bias column, all others
         self._precision = self._built(self.scales)
         self._mean = design.pack(self.base)
-        self.memories = Memories(config.memories, design.size, judged_rows=config.judged_rows)
+        self.memories = Memories(
+            config.memories, design.size, judged_rows=config.judged_rows, margin=config.margin
+        )
         self._fresh = (np.zeros((design.size, design.size)), np.zeros(design.size))
         self._rows = 0.0  # since the last epoch
         self._first = first  # epochs before are of other heads
@@ -87,8 +93,8 @@ class Learner:
                 self.counts["stale"] += 1
                 logger.warning("statistics left out worker=%s epoch=%d", one.worker, one.epoch)
                 continue
-            self._fresh[0][:] += one.curvature
-            self._fresh[1][:] += one.linear
+            self._fresh[0][:] += self.config.trust * one.curvature
+            self._fresh[1][:] += self.config.trust * one.linear
             self._rows += one.rows
             self.counts["rows"] += one.rows
 

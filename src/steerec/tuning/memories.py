@@ -11,8 +11,8 @@ class Memories:
     """Sums of all statistics so far, once for each rate of forgetting.
 
     Rows that come are foretold by each before they are added; the one that foretold the newest best
-    is used. In a steady world the longest wins, after a turn a short one, and no alarm is needed
-    that may ring too late, or for nothing.
+    is used, a shorter one only where it is better by a margin. In a steady world the longest wins,
+    after a turn a short one, and no alarm is needed that may ring too late, or for nothing.
 
     Attributes:
         rows: shown items after which an old one weighs 1/e, of each.
@@ -23,13 +23,16 @@ class Memories:
     Source: after Raftery, Kárný, Ettler 2010 (dynamic model averaging), choosing instead of mixing.
     """
 
-    def __init__(self, rows: tuple[float, ...], size: int, *, judged_rows: float) -> None:
+    def __init__(
+        self, rows: tuple[float, ...], size: int, *, judged_rows: float, margin: float = 0.0
+    ) -> None:
         self.rows = rows
-        self._judged_rows = judged_rows
+        self._judged_rows, self._margin = judged_rows, margin
+        self._longest = int(np.argmax(rows))
         self.curvature = np.zeros((len(rows), size, size))
         self.linear = np.zeros((len(rows), size))
         self.told = np.zeros(len(rows))
-        self.used = int(np.argmax(rows))
+        self.used = self._longest
 
     def judge(
         self,
@@ -50,7 +53,9 @@ class Memories:
         for k in range(len(self.rows)):
             beta = mean(self.curvature[k], self.linear[k])
             self.told[k] += linear @ beta - 0.5 * beta @ curvature @ beta
-        self.used = int(np.argmax(self.told))
+        best = int(np.argmax(self.told))
+        surely = self.told[best] > self.told[self._longest] + self._margin
+        self.used = best if surely else self._longest
 
     def add(self, curvature: Doubles, linear: Doubles, *, rows: float, keep: float) -> None:
         """Forget, by rows and by the share `keep` of what is left, then add."""
