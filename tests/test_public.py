@@ -340,7 +340,7 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path):
 
 def test_a_missing_excel_reader_is_told_before_the_download(site, tmp_path, monkeypatch):
     monkeypatch.setattr("steerec.data.conversions.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match="pip install 'steerec.excel.'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'steerec\[excel\]'"):
         locate("online-retail", data_dir=None, cache_dir=tmp_path, base_url=site.url)
     assert site.asked == []
 
