@@ -51,6 +51,15 @@ def validation(tables: Any, track: str) -> Task:
     return replace(task, split=split, cold=other)
 
 
+def fewer_warm(task: Task, most: int, seed: int) -> Task:
+    """All cold targets and so many of the warm ones."""
+    cases = task.split.cases
+    cold = task.cold[cases.targets]
+    warm = np.random.default_rng(seed).permutation(np.flatnonzero(~cold))[:most]
+    chosen = np.sort(np.concatenate([np.flatnonzero(cold), warm]))
+    return replace(task, split=replace(task.split, cases=cases.take(chosen)))
+
+
 def made_encoder(task: Task, how: FineTuneConfig, folder: Path, seed: int, threads: int) -> Any:
     """Fine-tune on the task's training events; what was made before is taken as it is."""
     if not (folder / NOTE).is_file():
@@ -137,6 +146,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="of [finetune]")
     parser.add_argument("--heads", default="", help="also their blend, such as quick,sequence")
     parser.add_argument("--validation", action="store_true")
+    parser.add_argument("--warm", type=int, help="ask only so many warm targets, drawn; else all")
     parser.add_argument("--track", default="time-blind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -149,6 +159,8 @@ def main() -> None:
     make = validation if options.validation else lambda t, track: prepare(t, "cold", track)
     task = make(tables, options.track)
     note = made_encoder(task, how, options.model_dir, options.seed, options.threads)
+    if options.warm is not None:
+        task = fewer_warm(task, options.warm, options.seed)
     encoders = {"before": EncoderConfig(), "after": EncoderConfig(model=str(options.model_dir))}
     threads = {n: replace(c, threads=options.threads) for n, c in encoders.items()}
     items, cache_dir = task.split.train.items, Settings().cache_dir
@@ -173,6 +185,7 @@ def main() -> None:
         "seed": options.seed,
         "items": len(task.cold),
         "cold_targets": int(task.cold[task.split.cases.targets].sum()),
+        "warm_targets": int((~task.cold[task.split.cases.targets]).sum()),
         "seconds": time.perf_counter() - began,
     }
     store(f"finetune-{options.data}.json", {**about, "made": note, "ndcg@10": found})
