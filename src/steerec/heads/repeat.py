@@ -3,17 +3,20 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+import steerec.kernels as kernels
 from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.data.distinct import distinct
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead, Room
+from steerec.heads.linear import best_first
 
 DAY_S = 86_400.0
 N_FEATURES = 16
@@ -91,10 +94,43 @@ class Repeat(HistoryHead):
         self, state: History, items: Indices | None, now: float, room: Room, out: Floats
     ) -> bool:
         """See Quick."""
-        if self.weights.any():
-            return False
         out.fill(np.nan)
+        if not self._repeats:
+            return True
+        own, scores = self._own_scores(state, now)
+        if items is None:
+            out[own] = scores
+            return True
+        at = np.minimum(np.searchsorted(items, own), len(items) - 1)
+        named = items[at] == own
+        out[at[named]] = scores[named]
         return True
+
+    def find(self, state: History, n: int, now: float, room: Room) -> Indices | None:
+        """See Quick."""
+        if not self._repeats:
+            return state.item_idx[:0]
+        return best_first(kernels.finding.largest(*self._own_scores(state, now), n))
+
+    def because_each(self, state: History, items: Indices, room: Room) -> Floats:
+        """See Quick."""
+        same = (state.item_idx == items[:, None]) & (state.weight > 0)
+        return np.asarray(same, np.float32)
+
+    def _own_scores(self, state: History, now: float) -> tuple[Indices, Floats]:
+        return kernels.repeating.own_scores(
+            state.item_idx,
+            state.weight,
+            state.time,
+            state.basket,
+            now,
+            self.returns,
+            self.weights,
+        )
+
+    @cached_property
+    def _repeats(self) -> bool:
+        return bool(self.weights.any())
 
     def because(self, state: History, item_idx: int) -> Floats:
         """See Head: the earlier times the user took the same item."""

@@ -69,6 +69,7 @@ class Trending(HistoryHead):
     first_mix: NDArray[np.float64]
     clock: float
     _row: Floats | None = field(default=None, init=False, repr=False)
+    _totals: NDArray[np.float64] | None = field(default=None, init=False, repr=False)
 
     @property
     def n_items(self) -> int:
@@ -117,21 +118,25 @@ class Trending(HistoryHead):
         """One event; plain numbers, since arrays of a few windows take longer."""
         age_s = time - self.clock
         if isnan(age_s):
-            for row in self.counts:
-                row[item_idx] += 1.0
+            self._add(item_idx, [1.0] * len(self.counts))
             return
         half_lives = [days * DAY_S for days in self.config.half_lives_days]
-        for row, half_life in zip(self.counts, half_lives, strict=False):  # but for all times
-            row[item_idx] += 2.0 ** min(max(age_s / half_life, -RESCALE), RESCALE)
-        self.counts[-1, item_idx] += 1.0
+        ages = (min(max(age_s / half_life, -RESCALE), RESCALE) for half_life in half_lives)
+        self._add(item_idx, [*(2.0**age for age in ages), 1.0])  # the last one: of all times
         if age_s > RESCALE / 2 * min(half_lives):
             for row, half_life in zip(self.counts, half_lives, strict=False):
                 row *= 2.0 ** max(-age_s / half_life, -1000)
-            self.clock = time
+            self.clock, self._totals = time, None
+
+    def _add(self, item_idx: int, more: Sequence[float]) -> None:
+        """Add to the item's count in each window."""
+        self.counts[:, item_idx] += more
+        if self._totals is not None:
+            self._totals += more
 
     def forget(self, user_idx: int, history: History) -> bool:
         """See Head: counts are right at once, but how the windows mix waits for the next fit."""
-        self._row = None
+        self._row = self._totals = None
         liked = np.flatnonzero(history.weight > 0)
         items = history.item_idx[liked]
         for first, n in zip(self.firsts, self.config.first, strict=True):
@@ -172,7 +177,10 @@ class Trending(HistoryHead):
             return False
         if (row := self._row) is None:  # the same for all until another event is counted
             if items is not None:
-                kernels.solving.log_share_of(self.counts, self.mix, items, out)
+                if self._totals is None:
+                    self._totals = self.counts.sum(axis=1)
+                parts = self.mix / np.maximum(self._totals, 1e-300)
+                kernels.solving.log_share_of(self.counts, parts, items, out)
                 return True
             row = np.empty(self.n_items, np.float32)
             kernels.solving.log_share(self.counts, self.mix, row)

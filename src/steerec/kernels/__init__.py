@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # there as soon as they are loaded
-    from steerec.kernels import asking, choosing, finding, ranking, solving, telling
+    from steerec.kernels import asking, choosing, finding, ranking, repeating, solving, telling
 
 __all__ = [
     "asking",
@@ -22,13 +22,14 @@ __all__ = [
     "load_beside",
     "loaded",
     "ranking",
+    "repeating",
     "solving",
     "telling",
 ]
 
 log = logging.getLogger(__name__)
 
-MODULES = ("choosing", "asking", "solving", "ranking", "telling", "finding")
+MODULES = ("choosing", "asking", "solving", "ranking", "telling", "finding", "repeating")
 _LOADED = threading.Event()
 
 

@@ -171,13 +171,16 @@ def _parts(counts: NDArray[np.float64], mix: NDArray[np.float64]) -> NDArray[np.
 
 @compiled(none(given(DOUBLE, 2), given(DOUBLE), given(INT), made(FLOAT)))
 def log_share_of(
-    counts: NDArray[np.float64], mix: NDArray[np.float64], items: Indices, out: Floats
+    counts: NDArray[np.float64], parts: NDArray[np.float64], items: Indices, out: Floats
 ) -> None:
-    """`log_share` of some items."""
-    parts = _parts(counts, mix)
+    """`log_share` of some items.
+
+    Args:
+        parts: (n_windows,) what one count of each window adds to a share.
+    """
     for number in range(len(items)):
         share = 0.0
-        for window in range(len(mix)):
+        for window in range(len(parts)):
             share += parts[window] * counts[window, items[number]]
         out[number] = np.log(share) if share > 0 else np.nan
 
