@@ -89,14 +89,14 @@ class Server:
         settings = folder / "steerec.toml"
         settings.write_text(SETTINGS.format(folder=folder))
         words = ["serve", "--snapshot", snapshot, "--port", self.port, "--config", settings]
-        began = time.perf_counter()
+        self.began = time.perf_counter()
         with (folder / "log.jsonl").open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", START, *map(str, words)], stdout=log, stderr=log
             )
         self.seen = psutil.Process(self.process.pid)
         self._wait()
-        self.ready_s = time.perf_counter() - began
+        self.ready_s = time.perf_counter() - self.began
 
     @property
     def url(self) -> str:
@@ -105,6 +105,14 @@ class Server:
     def cpu_s(self) -> float:
         times = self.seen.cpu_times()
         return times.user + times.system
+
+    def kernels_s(self) -> float:
+        """Seconds from the start until the compiled loops are loaded, which is waited for."""
+        while "kernels=" not in (self.folder / "log.jsonl").read_text():
+            time.sleep(0.1)
+            if self.process.poll() is not None or time.perf_counter() - self.began > 300:
+                raise SystemExit("the compiled loops were not loaded: see service.compiled")
+        return time.perf_counter() - self.began
 
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:
@@ -202,6 +210,7 @@ def one_run(snapshot: Path, given: argparse.Namespace, number: int) -> dict[str,
     load = os.getloadavg()[0]
     with serving(snapshot) as server:
         found: dict[str, Any] = {"ready_s": round(server.ready_s, 2)}
+        found["kernels_s"] = round(server.kernels_s(), 2)
         for user in users.take(WARM_UP):
             server.get(f"/api/recommend/{user}")
         found["rss_mib"] = round(server.seen.memory_info().rss / 2**20)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,11 +113,11 @@ class Reasons:
                 weight[row, rank] = parts[row, head]
                 cells.setdefault(head, []).append((row, rank))
         for head, places in cells.items() if n_events else ():
-            rows, ranks = zip(*places, strict=True)
-            told = self.panel.because_each(names[head], person.states, items[list(rows)])
+            own = items[[row for row, _ in places]]
+            told = self.panel.because_each(names[head], person.states, own)
             if n := min(told.shape[1], n_events):  # a state may hold the newest events only
-                for row, rank, one in zip(rows, ranks, told, strict=True):
-                    shares[row, rank, n_events - n :] = one[len(one) - n :]
+                for place, one in zip(places, told[:, told.shape[1] - n :], strict=True):
+                    shares[place][n_events - n :] = one
         return shares, weight
 
     def _strongest(
@@ -145,7 +146,7 @@ class Reasons:
         if head == "repeat" or (known and (head == "content" or anchor in (None, item_idx))):
             return _returned(history, item_idx, now)
         if head == "trending":
-            return self._popular()
+            return self._popular
         if head in BY_PERSON:
             return BY_PERSON[head]
         if head == "content" and anchor is None and history.n_told > len(history):
@@ -161,6 +162,7 @@ class Reasons:
             return f"Similar in text to {title} (in your history)."
         return f"Suggested because of {title} (in your history)."
 
+    @cached_property
     def _popular(self) -> str:
         head = self.panel.model.heads.get("trending")
         if not isinstance(head, Trending) or np.isnan(head.clock):

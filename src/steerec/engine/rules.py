@@ -24,6 +24,7 @@ class Catalogue:
     data: Dataset
     _attributes: dict[str, Mapping[str, Indices]] = field(default_factory=dict)
     _masks: FilterMasks = field(default_factory=FilterMasks)
+    _named: dict[int, str] = field(default_factory=dict)
 
     def allowed(self, query: Query, history: History, *, repeats: bool) -> NDArray[np.bool_]:
         """(n_items,): passes filter and condition, is not excluded, not the user's own or disliked.
@@ -76,8 +77,11 @@ class Catalogue:
 
     def title(self, item_idx: int) -> str:
         """The item's title, its id where it has none."""
-        title = self._titles[item_idx] if self._titles is not None else None
-        return str(title) if title else str(self.data.item_ids[item_idx])
+        if (known := self._named.get(item_idx)) is None:  # Polars takes microseconds for each
+            title = self._titles[item_idx] if self._titles is not None else None
+            known = str(title) if title else str(self.data.item_ids[item_idx])
+            self._named[item_idx] = known
+        return known
 
     def __post_init__(self) -> None:
         titled = "title" in self.data.items.columns

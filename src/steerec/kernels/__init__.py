@@ -19,7 +19,6 @@ __all__ = [
     "choosing",
     "finding",
     "load",
-    "load_beside",
     "loaded",
     "ranking",
     "repeating",
@@ -57,13 +56,6 @@ def _keep_in(folder: Path) -> None:
         log.warning("kernels cached=0 folder=%s reason=%s", folder, e)
         return
     vars(config)["CACHE_DIR"] = str(folder)
-
-
-def load_beside(cache_dir: Path | None = None) -> threading.Thread:
-    """`load` in a thread of its own, so that nobody waits for it."""
-    thread = threading.Thread(target=load, args=(cache_dir,), name="steerec-kernels", daemon=True)
-    thread.start()
-    return thread
 
 
 def loaded() -> bool:

@@ -10,7 +10,6 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
-import numpy as np
 from starlette.responses import Response
 
 from steerec.contracts import Choice, Query, Slate
@@ -304,13 +303,14 @@ def _out(slate: Slate, applied: dict[str, Any], following: str | None) -> SlateO
 
 
 def _choice(choice: Choice) -> ChoiceOut:
-    largest = sorted(choice.sources.items(), key=lambda part: -abs(part[1]))[:SHARES]
+    told = choice.sources
+    largest = sorted(told, key=lambda name: -abs(told[name]))[:SHARES]
     return ChoiceOut(
         item_id=choice.item_id,
         score=round(choice.score, 6),
-        sources={name: round(share, 4) for name, share in largest if share},
+        sources={name: round(told[name], 4) for name in largest if told[name]},
         reason=choice.reason,
         because=list(choice.because),
-        propensity=float(np.float32(choice.propensity)),
+        propensity=choice.propensity,
         position=choice.position,
     )

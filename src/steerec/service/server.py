@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import uvicorn
 from fastapi import FastAPI
@@ -22,7 +23,7 @@ from steerec.encoders.cache import CachedEncoder
 from steerec.engine.model import Model
 from steerec.engine.texts import encoder_of, opened_encoder
 from steerec.errors import ConfigError, EncoderError, StorageError
-from steerec.kernels import load_beside
+from steerec.kernels import load
 from steerec.service.app import Beside, create_app, create_operators_app, keeping_up
 from steerec.service.calls import Counter
 from steerec.service.gate import OWNER, Gate
@@ -122,12 +123,13 @@ def run(service: Service, *, listening: socket.socket | None = None) -> None:
     Args:
         listening: a socket that other processes answer on too; None: one of its own.
     """
-    if service.settings.service.compiled:
-        load_beside(service.settings.cache_dir / "kernels")
     service.tenants.open_now(OWNER)
     gc.collect()
     gc.freeze()  # it stays, and to look it through again and again took a tenth of the CPU
     gc.set_threshold(*GC_AFTER)
+    if service.settings.service.compiled:  # beside: nobody waits for them
+        folder = service.settings.cache_dir / "kernels"
+        Thread(target=_load_kernels, args=(folder,), name="steerec-kernels", daemon=True).start()
     # uvicorn sends itself the signal again once it is done, which would end the process before
     # what waits is written.
     if threading.current_thread() is threading.main_thread():
@@ -147,6 +149,11 @@ def run(service: Service, *, listening: socket.socket | None = None) -> None:
         uvicorn.Server(config).run(None if listening is None else [listening])
     finally:
         service.close()
+
+
+def _load_kernels(folder: Path) -> None:
+    load(folder)
+    gc.freeze()  # what a compiler brings with it stays, too
 
 
 class _Beside(uvicorn.Server):
