@@ -16,6 +16,8 @@ from steerec.store.database import Database
 
 log = logging.getLogger(__name__)
 
+WAKE = "wake"  # among the jobs: some sit that may wait
+
 LATE_S = 3.0  # after so long without another failure a database counts as there again
 
 # Writes the rows of one tenant, says for each what became of it.
@@ -64,8 +66,10 @@ class GroupWriter:
     def __init__(self, database: Database, config: GroupConfig) -> None:
         self._database = database
         self._config = config
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._door = threading.Lock()  # guards the three below
+        self._jobs: queue.SimpleQueue[_Job | str | None] = queue.SimpleQueue()
+        self._door = threading.Lock()  # guards those below
+        self._sitting: list[_Job] = []  # those that may wait, for the next group
+        self._sitting_rows = 0
         self._waiting = 0
         self._rows_per_s = 1_000.0  # of late
         self._closed = False
@@ -109,8 +113,19 @@ class GroupWriter:
                     retry_after_s=wait_s,
                 )
             self._waiting += len(rows)
-            self._jobs.put(job)
+            if not may_wait:
+                self._jobs.put(job)
+            elif self._sit(job):
+                self._jobs.put(WAKE)
         return job.done
+
+    def _sit(self, job: _Job) -> bool:
+        """Let a job wait; whether the writer must be told, which takes the GIL from the caller."""
+        before = self._sitting_rows
+        self._sitting.append(job)
+        self._sitting_rows += len(job.rows)
+        full = self._config.group_rows
+        return len(self._sitting) == 1 or before < full <= self._sitting_rows
 
     def flush(self, tenant: str) -> None:
         """Return when all rows that were queued before are on disk, or have failed."""
@@ -125,8 +140,9 @@ class GroupWriter:
         self._thread.join()
 
     def _run(self) -> None:
-        while (first := self._jobs.get()) is not None:
-            jobs, ended = self._gather(first)
+        ended = False
+        while not ended:
+            jobs, ended = self._gather(self._jobs.get())
             started = time.perf_counter()
             self._commit([job for job in jobs if job.done.set_running_or_notify_cancel()])
             n_rows = sum(len(job.rows) for job in jobs)
@@ -134,26 +150,28 @@ class GroupWriter:
             with self._door:
                 self._waiting -= n_rows
                 self._rows_per_s += 0.1 * (speed - self._rows_per_s)
-            if ended:
-                return
 
-    def _gather(self, first: _Job) -> tuple[list[_Job], bool]:
+    def _gather(self, first: _Job | str | None) -> tuple[list[_Job], bool]:
         """The jobs of a group, and whether the end was among them."""
-        jobs, n_rows = [first], len(first.rows)
-        began, patient = time.perf_counter(), first.may_wait
-        while n_rows < self._config.group_rows:
-            wait_s = self._config.patience_s if patient else self._config.linger_s
+        jobs: list[_Job] = []
+        began, n_rows, job = time.perf_counter(), 0, first
+        while job is not None:
+            if isinstance(job, _Job):
+                jobs.append(job)
+                n_rows += len(job.rows)
+            elif self._sitting_rows >= self._config.group_rows:
+                break
+            if n_rows >= self._config.group_rows:
+                break
+            wait_s = self._config.linger_s if jobs else self._config.patience_s
             left = began + wait_s - time.perf_counter()
             try:
                 job = self._jobs.get(timeout=left) if left > 0 else self._jobs.get_nowait()
             except queue.Empty:
                 break
-            if job is None:
-                return jobs, True
-            jobs.append(job)
-            n_rows += len(job.rows)
-            patient &= job.may_wait
-        return jobs, False
+        with self._door:
+            sitting, self._sitting, self._sitting_rows = self._sitting, [], 0
+        return sitting + jobs, job is None
 
     def _commit(self, jobs: list[_Job]) -> None:
         if not jobs:
