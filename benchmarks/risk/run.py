@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import os
+import pickle
 import sys
 import time
 from functools import partial
@@ -135,54 +136,75 @@ CHANGES = {
 }
 
 
-def credit(folder, options):
-    clients = Clients.read(folder).without_first(LOOKED_AT)
-    months = [clients.cases(month) for month in range(clients.months)]
-    ways, told, monthly_auc = {}, {}, {}
+def kept(options, name, make):
+    """What an earlier run left under --keep, else made now and left there."""
+    if options.keep is None:
+        return make()
+    path = options.keep / f"{name}.pickle"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pickle.dumps(make()))
+    return pickle.loads(path.read_bytes())
+
+
+def decided_monthly(clients, months, seed):
+    """name → the parts of every month, and what each way told of itself."""
+    parts, told = {}, {}
     for name, way in credit_ways(clients.profile).items():
         began = time.process_time()
-        decided = monthly.run(way, months, CREDIT, np.random.default_rng(options.seed))
-        told[name] = {
-            "cpu_s": round(time.process_time() - began, 1),
-            "months": [d.told for d in decided],
-        }
-        parts = [
+        found = monthly.run(way, months, CREDIT, np.random.default_rng(seed))
+        told[name] = [month.told for month in found]
+        parts[name] = [
             Part(d.cases, d.p, top(d.p, CREDIT.budget), d.by_cost, CREDIT.review_cost)
-            for d in decided
+            for d in found
         ]
-        even = np.ones(len(clients.profile))
-        monthly_auc[name] = [round(part.ranked.separation(even)["auc"], 4) for part in parts]
-        ways[name] = parts[SCORED - 1 :]
-        print(name, told[name]["cpu_s"], monthly_auc[name], flush=True)
+        print(name, round(time.process_time() - began, 1), "s", flush=True)
+    return parts, told
+
+
+def credit(folder, options):
+    clients = Clients.read(folder).without_first(LOOKED_AT).first(options.clients)
+    months = [clients.cases(month) for month in range(clients.months)]
+    parts, told = kept(
+        options,
+        f"credit-default-{len(clients.profile)}",
+        lambda: decided_monthly(clients, months, options.seed),
+    )
+    even = np.ones(len(clients.profile))
+    auc = {name: [p.ranked.separation(even)["auc"] for p in some] for name, some in parts.items()}
+    ways = {name: some[SCORED - 1 :] for name, some in parts.items()}
     figures, against = summary(ways, options.draws, options.seed)
     setup = {"policy": vars(CREDIT), "lgd": LGD, "clients_left_out": LOOKED_AT}
     setup |= {
         "decided": [len(m) for m in months[SCORED:]],
         "bad": [int(m.outcome.sum()) for m in months[SCORED:]],
     }
-    extra = {"auc_by_month": monthly_auc, "told": told}
+    extra = {"auc_by_month": auc, "told": told}
     return {"setup": setup, "figures": figures, "against": against, **extra}
 
 
+def decided_hourly(cases, desk, seed):
+    """name → the one part of all hours, and what each way told of itself."""
+    parts, told = {}, {}
+    for name, way in fraud_ways().items():
+        ledger = hourly.run(way, cases, desk, np.random.default_rng(seed))
+        parts[name], told[name] = [part_of(ledger)], way.tell()
+    return parts, told
+
+
 def fraud(folder, options):
-    cases = read_transactions(folder)
-    found = {}
-    for budget in (0.1, 0.2, 0.3):
-        for delay_h in (24, 6) if budget == 0.2 else (24,):
-            desk = hourly.Desk(budget=budget, delay_s=delay_h * hourly.HOUR_S)
-            ways, told = {}, {}
-            for name, way in fraud_ways().items():
-                ledger = hourly.run(way, cases, desk, np.random.default_rng(options.seed))
-                ways[name] = [part_of(ledger)]
-                told[name] = way.tell()
-            figures, against = summary(ways, options.draws, options.seed)
-            key = f"{100 * budget:.0f} % reviewed, {delay_h} h"
-            found[key] = {"figures": figures, "against": against, "told": told}
-            print(key, {n: round(f["recall"]["mean"], 4) for n, f in figures.items()}, flush=True)
-    rows = hourly.decided(ledger)
-    setup = {"desk": vars(desk) | {"budget": "see runs", "delay_s": "see runs"}}
-    setup |= {"decided": len(rows), "frauds": int(cases.outcome[rows].sum())}
-    return {"setup": setup, "runs": found}
+    cases, found = read_transactions(folder), {}
+    for budget in (0.2, 0.3):
+        desk = hourly.Desk(budget=budget)
+        name = f"credit-fraud-{budget}"
+        ways, told = kept(options, name, partial(decided_hourly, cases, desk, options.seed))
+        figures, against = summary(ways, options.draws, options.seed)
+        key = f"{100 * budget:.0f} % reviewed"
+        found[key] = {"figures": figures, "against": against, "told": told}
+        print(key, {n: round(f["recall"]["mean"], 4) for n, f in figures.items()}, flush=True)
+    some = ways[OURS][0].cases
+    setup = {"desk": vars(desk) | {"budget": "see runs"}, "decided": len(some)}
+    return {"setup": setup | {"frauds": int(some.outcome.sum())}, "runs": found}
 
 
 def part_of(ledger):
@@ -207,6 +229,8 @@ def main():
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--draws", type=int, default=1_000)
+    parser.add_argument("--clients", type=int, help="of credit-default, the first so many; all")
+    parser.add_argument("--keep", type=Path, help="folder for decisions, to go on after a kill")
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("STEEREC_DATA_DIR"))
     options = parser.parse_args()
     if options.set:

@@ -43,8 +43,15 @@ class Clients:
 
     def without_first(self, n):
         """All clients but the first n of the file."""
-        tables = (self.status[n:], self.bill[n:], self.payment[n:])
-        return Clients(*tables, self.time, self.defaulted[n:], self.profile[n:])
+        return self._some(slice(n, None))
+
+    def first(self, n):
+        """The first n clients; None: all."""
+        return self._some(slice(n))
+
+    def _some(self, rows):
+        tables = (self.status[rows], self.bill[rows], self.payment[rows])
+        return Clients(*tables, self.time, self.defaulted[rows], self.profile[rows])
 
     @property
     def months(self):
