@@ -83,6 +83,7 @@ class Shop:
     def settle(self, name="default"):
         """Let what was written be taken in, as the service does several times a second."""
         self.tenant(name).keep_up(self.clock(), others=False)
+        self.tenant(name).tune(self.clock())
         self.flush()
 
     def flush(self):

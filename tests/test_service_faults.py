@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import sqlite3
+import threading
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from service_worlds import Clock, opened, problem
 from steerec.engine.live import Live
 from steerec.errors import StorageError
+from steerec.service.app import ended, keeping_up, tuning
 from steerec.service.gate import KEPT_S, STALE_S, Gate
+from steerec.service.wakes import Wakes
 from steerec.store.keys import ApiKey
 
 # A full disk
@@ -90,6 +93,25 @@ def test_lists_go_on_while_a_change_waits_for_the_store(shop):
     changed = shop.loop.run_until_complete(run())
     other.close()
     assert changed.json()["stock"] == 0
+
+
+def test_items_join_while_tuning_takes_long(shop, monkeypatch):
+    stuck = threading.Event()
+    monkeypatch.setattr(Live, "tune", lambda self, *, now: stuck.wait(60))
+    tenants, live = shop.service.tenants, shop.tenant().live
+    wakes = Wakes(tenants, url=None, others=False)
+
+    async def run():
+        beside = (tuning(tenants, shop.clock), keeping_up(tenants, shop.clock, wakes))
+        tasks = [asyncio.create_task(one()) for one in beside]
+        await shop.acall("POST", "/api/items", json={"id": "new"})
+        async with asyncio.timeout(30):
+            while not live.knows(["new"]):
+                await asyncio.sleep(0.01)
+        stuck.set()
+        await ended(tasks)
+
+    shop.loop.run_until_complete(run())
 
 
 def test_a_key_is_not_looked_up_for_each_call_while_the_store_is_away():

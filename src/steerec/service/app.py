@@ -194,6 +194,7 @@ ROUTES: tuple[Route, ...] = (
 
 Beside = Callable[[], Awaitable[None]]  # runs until it is cancelled
 CANCEL_AGAIN_S = 0.5
+TUNE_EVERY_S = 1.0
 
 
 def create_app(counter: Counter, *, beside: Sequence[Beside] = (), public: bool = False) -> FastAPI:
@@ -311,3 +312,15 @@ def keeping_up(tenants: Tenants, clock: Callable[[], float], wakes: Wakes) -> Be
                 await asyncio.to_thread(tenant.keep_up, clock(), others=others)
 
     return keep_up
+
+
+def tuning(tenants: Tenants, clock: Callable[[], float]) -> Beside:
+    """Let people's answers move each tenant's strategy, once a second."""
+
+    async def tune() -> None:
+        while True:
+            for tenant in tenants:
+                await asyncio.to_thread(tenant.tune, clock())
+            await asyncio.sleep(TUNE_EVERY_S)
+
+    return tune

@@ -24,7 +24,7 @@ from steerec.engine.model import Model
 from steerec.engine.texts import encoder_of, opened_encoder
 from steerec.errors import ConfigError, EncoderError, StorageError
 from steerec.kernels import load
-from steerec.service.app import Beside, create_app, create_operators_app, keeping_up
+from steerec.service.app import Beside, create_app, create_operators_app, keeping_up, tuning
 from steerec.service.calls import Counter
 from steerec.service.gate import OWNER, Gate
 from steerec.service.refits import Refits
@@ -105,6 +105,7 @@ def build(
     counter = Counter(tenants, gate, telemetry, clock, service.most_body_bytes, written=wakes.tell)
     beside: tuple[Beside, ...] = (
         keeping_up(tenants, clock, wakes),
+        tuning(tenants, clock),
         wakes.publish,
         wakes.listen,
         _trimming(settings, tenants, clock),

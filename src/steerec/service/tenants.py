@@ -19,7 +19,6 @@ from steerec.store import Store
 
 log = logging.getLogger(__name__)
 
-TUNE_EVERY_S = 1.0
 MOST_AHEAD = 10_000  # places remembered one by one before the log is read up to here
 
 
@@ -34,7 +33,6 @@ class Tenant:
     _woken: threading.Event = field(default_factory=threading.Event)
     _away: dict[str, str] = field(default_factory=dict)
     _seen: int = -1  # the store's newest place when it was last followed
-    _tuned: float = float("-inf")  # when people's answers last moved the strategy
 
     def wake(self) -> None:
         """The catalogue has changed: take it in soon."""
@@ -52,16 +50,20 @@ class Tenant:
                 self.live.follow_items(now=now)
             if not self.live.promoted:
                 ensure_promoted(self.live, self.store, now=now)
-            if now - self._tuned >= TUNE_EVERY_S or now < self._tuned:
-                self._tuned = now
-                follow_current(self.live, self.store)  # an operator may have moved it
-                follow_experiments(self.live, self.store)
-                self.live.tune(now=now)
             self._away.pop("store", None)
         except StorageError as e:
             if "store" not in self._away:
                 log.error("tenant=%s store=away error=%s", self.name, e)
             self._away["store"] = str(e)
+
+    def tune(self, now: float) -> None:
+        """Let people's answers move the strategy; beside `keep_up`, which is not to wait for it."""
+        try:
+            follow_current(self.live, self.store)  # an operator may have moved it
+            follow_experiments(self.live, self.store)
+            self.live.tune(now=now)
+        except StorageError as e:
+            log.warning("tenant=%s tuning=waits error=%s", self.name, e)
 
     def _follow(self, now: float) -> None:
         """Take in all that is new in the store, and the strategy that is in force there."""
