@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,34 @@ def measured(task: Task, vectors: dict[str, Floats], seed: int) -> dict[str, Any
             row["gain"] = [gap.difference, gap.low, gap.high]
             found.setdefault(kind, {})[figure] = row
     return found
+
+
+def lines(result: Any) -> Iterator[str]:
+    """The result as Markdown."""
+    made = result["made"]
+    step = max(made["curve"], key=lambda point: point[1])[0]
+    yield f"### {result['id']}\n"
+    yield (
+        f"- {result['finished']}, load {result['load_average_before']} before, commit "
+        f"{result['commit']}, {result['machine']}, {result['threads']} thread, seed "
+        f"{result['seed']}, event rows {result['data_hash'][:12]}"
+    )
+    yield (
+        f"- {result['items']:,} items, {result['cold_targets']:,} cold and "
+        f"{result['warm_targets']:,} warm targets; best after {step} of "
+        f"{made['config']['steps']} steps of {made['config']['batch_pairs']} pairs"
+    )
+    if "stopped" in made:
+        yield f"- stopped {made['stopped']}"
+    yield "\n| `content` by | targets | before | after | gain, 95 % |\n|---|---|---|---|---|"
+    for kind in KINDS:
+        for figure, row in result["ndcg@10"][kind].items():
+            gain, low, high = row["gain"]
+            yield (
+                f"| {kind} | {figure} | {row['before'][0]:.4f} | {row['after'][0]:.4f} | "
+                f"{gain:+.4f} [{low:+.4f}, {high:+.4f}] |"
+            )
+    yield ""
 
 
 def main() -> None:

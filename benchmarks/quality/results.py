@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import cross_domain
+import finetune
 import race
 import steps
 from scenarios import SCENARIOS, Scenario
@@ -56,6 +57,7 @@ def page(folder: Path) -> str:
                 parts += section(name, scenario, folder, figures.get(name, {}), peers)
     parts += ["## New users, step by step\n", *_stored(folder, "steps-*.json", steps.lines)]
     parts += ["## Two domains\n", *_stored(folder, "cross-*.json", cross_domain.lines)]
+    parts += ["## A fine-tuned encoder\n", *_stored(folder, "finetune-*.json", finetune.lines)]
     parts += ["## Against a trained peer\n", *_stored(folder, "race-*.json", race.lines)]
     parts += ["## The peers' settings\n", *(_setting(row) for row in peers.values()), ""]
     return "\n".join(parts)
