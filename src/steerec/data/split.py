@@ -248,7 +248,10 @@ def split_baskets(data: Dataset, quantile: float, *, only_new: bool = False) -> 
             targets.append(items)
             sizes.append(len(items))
     if not cases:
-        raise DataError("no later basket belongs to a user with an earlier one")
+        raise DataError(
+            "no later basket belongs to a user with an earlier one: give more events, or use "
+            "--protocol loo"
+        )
     at = start[cases]
     return Split(
         train,
