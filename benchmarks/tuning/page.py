@@ -147,7 +147,7 @@ def _soak(told: dict[str, Any] | None) -> list[str]:
         "events|resident, MiB|all in, ms an event|event p50 / p99|slate p50 / p99|epoch p50 / p99"
     )
     return [
-        "## T2: a million events through the tuner",
+        f"## T2: {last['events']:,} events through the tuner",
         _table(head, rows),
         f"Milliseconds of the processor; {told['numbers_learnt']} numbers learnt, twenty slates\n"
         f"an epoch; {told['cpu_s']:,.0f} s in all; seed {told['seed']}; commit {told['commit']};\n"
@@ -157,7 +157,9 @@ def _soak(told: dict[str, Any] | None) -> list[str]:
 
 def _mean(row: dict[str, Any]) -> str:
     mean = f"{row['mean']:,.0f}"
-    return mean if row["ci"] is None else f"{mean} [{row['ci'][0]:,.0f}, {row['ci'][1]:,.0f}]"
+    ci = row["ci"]
+    alone = ci is None or ci[0] == ci[1]  # one seed
+    return mean if alone else f"{mean} [{ci[0]:,.0f}, {ci[1]:,.0f}]"
 
 
 def _lift(row: dict[str, Any] | None) -> str:

@@ -1,4 +1,4 @@
-"""T2: a million events through the tuner; cost of each and memory, every 100,000 events.
+"""T2: a million events through the tuner; cost of each and memory, at ten marks.
 
     python benchmarks/tuning/soak.py                        (stores results/T2.json)
     python benchmarks/tuning/soak.py --events 20000 --json look.json
@@ -30,6 +30,7 @@ from steerec.store.impressions import Impression
 from steerec.store.log import LoggedEvent
 from steerec.tuning.design import Design, choose_columns
 from steerec.tuning.experiments import stable_share
+from steerec.tuning.reward import RewardConfig
 
 RESULTS = Path(__file__).parent / "results"
 HEADS, POOL, PLACES, USERS = 8, 40, 10, 100_000
@@ -42,9 +43,10 @@ FEATURES = (
     *(f"hour~{n}" for n in range(4)),
 )
 SLATE_S = 0.05  # twenty slates a second: an epoch for every twenty
-LATE_S = 2_400.0  # after the page was shown, when it is closed
+CLOSE_S, LATE_S = 100.0, 200.0  # after a page was shown: when it closes, when half the clicks come
+MOST_KEPT = 5_000  # pages in memory, so that a short run shows whether they are all that grows
 EPOCH_SLATES = 20
-MARK = 100_000  # events
+MARKS = 10
 
 
 def strategy() -> Strategy:
@@ -98,7 +100,9 @@ class Traffic:
 
 def soak(n_events: int) -> Iterator[dict[str, Any]]:
     """What is known at each mark: cost and memory at it and at those before."""
-    given, config = strategy(), TuningConfig()
+    reward = RewardConfig(close_after_s=CLOSE_S, most_kept=MOST_KEPT)
+    given, config = strategy(), TuningConfig(reward=reward)
+    mark = max(n_events // MARKS, 1)
     columns = choose_columns(FEATURES, HEADS, n_positions=PLACES)
     size = Design(HEADS, len(FEATURES), columns, PLACES).size
     learning = Learning(given, config, lambda _: (), now=0.0)
@@ -132,7 +136,7 @@ def soak(n_events: int) -> Iterator[dict[str, Any]]:
         done += len(ready)
         if len(slates) % EPOCH_SLATES == 0:
             timed(epochs, learning.cut, now, given)
-        if done // MARK > len(marks) or done >= n_events:
+        if done // mark > len(marks) or done >= n_events:
             marks.append(_mark(done, learning, process, events, slates, epochs))
             yield {"numbers_learnt": size, "marks": marks, "counts": learning.counts}
 
