@@ -22,6 +22,7 @@ encoder = "none"
 
 [service]
 metrics_port = {metrics_port}
+tune_hour = -1
 refit_hour = -1
 refit_events = 1_000_000_000
 compiled = false  # the kernels of a fresh checkout would be compiled by every server at once

@@ -13,6 +13,7 @@ from service_worlds import Clock, opened
 from steerec.config import ServiceConfig
 from steerec.contracts import Event, Query
 from steerec.engine.shelf import Facts, Shelf
+from steerec.errors import ConfigError
 from steerec.service.refits import DAY_S, Due, next_at
 from steerec.store.log import LoggedEvent
 
@@ -80,6 +81,40 @@ def send_world(shop, n, tenant="default"):
     shop.service.store.log.append(tenant, batch, now=shop.clock())
 
 
+def test_each_night_the_strategy_is_tuned_once_by_a_process_of_its_own(
+    sqlite_url, loop, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    clock = Clock(MIDNIGHT)
+    shop = opened(
+        sqlite_url,
+        fitted=False,
+        clock=clock,
+        loop=loop,
+        snapshots=tmp_path / "models",
+        tune_hour=2.5,
+    )
+    refits = shop.service.refits
+    try:
+        send_world(shop, 1, "other")
+        clock.now = MIDNIGHT + 2.4 * 3600
+        assert not refits.tune_is_due("other")
+        clock.now = MIDNIGHT + 2.6 * 3600
+        assert refits.tune_is_due("other")
+        loop.run_until_complete(refits.run_due())
+        assert not refits.tune_is_due("other")
+        # This tenant has no strategy yet: what its process said is in our log.
+        assert "tenant=other tune=failed" in caplog.text
+        assert "no strategy yet" in caplog.text
+        clock.now += DAY_S
+        assert refits.tune_is_due("other")
+    finally:
+        shop.close()
+    with pytest.raises(ConfigError, match="tune_hour=24"):
+        ServiceConfig(tune_hour=24)
+    assert ServiceConfig(tune_hour=-1).tune_hour < 0
+
+
 def test_from_nothing_to_a_fitted_model_by_a_process_of_its_own(
     sqlite_url, loop, tmp_path, monkeypatch
 ):
@@ -115,7 +150,7 @@ def test_a_refit_that_fails_is_logged_and_not_tried_again_at_once(
     shop = opened(sqlite_url, fitted=False, loop=loop, snapshots=tmp_path / "models")
     try:
         wrong = [sys.executable, "-c", "raise SystemExit('no room')"]
-        monkeypatch.setattr(shop.service.refits, "_command", lambda tenant: wrong)
+        monkeypatch.setattr(shop.service.refits, "_command", lambda verb, tenant: wrong)
         send_world(shop, 300)
         assert loop.run_until_complete(shop.service.refits.run_due()) == []
         assert "refit=failed status=1 said='no room" in caplog.text

@@ -6,7 +6,7 @@ same random numbers; rivals have three rates each. Reported: clicks lost per 1,0
 the truth's own blend with the same sampler, before the turn and after it, mean over seeds with a
 95 % t interval. SquareCB draws in its own way, so it can lose less than nothing.
 
-    nice -n 10 python benchmarks/tuning/learners.py --seeds 5 --json learners.json
+    nice -n 10 python benchmarks/tuning/learners.py --seeds 5     (stores results/T1.json)
 """
 
 import argparse
@@ -68,6 +68,9 @@ def makers(theta):
         "frozen": lambda: None,
         "ours": ours,
         "ours, one memory": lambda: ours(memories=(200_000.0,)),
+        "ours, rows believed in full": lambda: ours(
+            trust=1.0, margin=0.0, memories=(1e3, 8e3, 4e4, 2e5)
+        ),
         "thompson": lambda: Thompson(ours(), np.random.default_rng(7)),
         **dict.fromkeys(SQUARECB_RATES, ours),
         **{
@@ -147,7 +150,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--slates", type=int, default=4_000)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "T1.json")
     given = parser.parse_args()
     lost, seconds = run(given.slates, given.seeds)
     result = {
@@ -168,8 +171,7 @@ def main():
     }
     text = json.dumps(result, indent=2)
     print(text)
-    if given.json:
-        given.json.write_text(text + "\n", "utf-8")
+    given.json.write_text(text + "\n", "utf-8")
 
 
 if __name__ == "__main__":

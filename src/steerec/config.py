@@ -170,6 +170,7 @@ class ServiceConfig:
     burst: int = 100  # calls at once after a pause, where calls_per_s is set
     create_items: bool = True  # events of items that were never written make them
     compiled: bool = True  # answer by compiled loops, once they are loaded; false: by NumPy alone
+    tune_hour: float = 2.5  # hour of the day, UTC, of the nightly `steerec tune`; below 0: never
     refit_hour: float = 3.0  # hour of the day, UTC, of the nightly refit; below 0: never
     refit_events: int = 200  # events after which a service that began with nothing fits first
     refit_threads: int = 1  # threads a refit computes on, at low priority
@@ -189,10 +190,10 @@ class ServiceConfig:
                 f"most_body_bytes={self.most_body_bytes}, calls_per_s={self.calls_per_s}, burst="
                 f"{self.burst}: expected at least 1024, 0 and 1"
             )
-        if self.refit_hour >= 24 or self.refit_events < 1:
+        if max(self.tune_hour, self.refit_hour) >= 24 or self.refit_events < 1:
             raise ConfigError(
-                f"refit_hour={self.refit_hour}, refit_events={self.refit_events}: expected below "
-                "24, and at least 1"
+                f"tune_hour={self.tune_hour}, refit_hour={self.refit_hour}, refit_events="
+                f"{self.refit_events}: expected hours below 24, and at least 1 event"
             )
         if min(self.refit_threads, self.workers, self.snapshots_kept) < 1:
             raise ConfigError(

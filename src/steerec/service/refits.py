@@ -97,6 +97,7 @@ class Refits:
     file: Path | None = None
     seen: dict[str, str] = field(default_factory=dict)
     _tried: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _tuned: dict[str, float] = field(default_factory=dict)
     _leads: IO[str] | None = None
 
     def __post_init__(self) -> None:
@@ -154,10 +155,18 @@ class Refits:
                 log.warning("refits=wait error=%s", e)
             await asyncio.sleep(SCHEDULE_EVERY_S)
 
+    def tune_is_due(self, tenant: str) -> bool:
+        """Whether the hour of the nightly tuning has come since it was last begun."""
+        hour, last = self.settings.service.tune_hour, self._tuned.get(tenant, self.started)
+        return hour >= 0 and self.clock() >= next_at(hour, last)
+
     async def run_due(self) -> list[str]:
-        """Fit what is due now; the tenants that were fitted."""
+        """Tune and fit what is due now; the tenants that were fitted."""
         fitted = []
         for tenant in await asyncio.to_thread(self.store.tenants):
+            if self.tune_is_due(tenant):  # before a refit, on slates of the heads that serve
+                self._tuned[tenant] = self.clock()
+                await self.run("tune", tenant)
             if tenant == OWNER and self.fixed is not None:
                 continue
             due = await asyncio.to_thread(self.due, tenant)
@@ -171,8 +180,12 @@ class Refits:
 
     async def refit(self, tenant: str) -> bool:
         """Fit a tenant in a process of its own, at low priority; whether that went well."""
+        return await self.run("refit", tenant)
+
+    async def run(self, verb: str, tenant: str) -> bool:
+        """A verb for a tenant in a process of its own; whether that went well."""
         process = await asyncio.create_subprocess_exec(
-            *self._command(tenant),
+            *self._command(verb, tenant),
             env=self._environment(),
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
@@ -185,7 +198,9 @@ class Refits:
                 await process.wait()
         if process.returncode:
             said = told.decode("utf-8", "replace")[-TOLD:]
-            log.error("tenant=%s refit=failed status=%d said=%r", tenant, process.returncode, said)
+            log.error(
+                "tenant=%s %s=failed status=%d said=%r", tenant, verb, process.returncode, said
+            )
         return process.returncode == 0
 
     async def watch(self, tenants: Tenants) -> None:
@@ -225,13 +240,14 @@ class Refits:
 
         live.swap(model, now=now, ready=ready)
 
-    def _command(self, tenant: str) -> list[str]:
+    def _command(self, verb: str, tenant: str) -> list[str]:
         """The verb, as an operator would call it."""
-        command = [sys.executable, "-m", "steerec", "refit", "--tenant", tenant]
-        command += ["--threads", str(self.settings.service.refit_threads)]
-        command += ["--out", str(self.shelf.folder)]
-        base = self.base_of(tenant)
-        command += [] if base is None else ["--from", str(base)]
+        command = [sys.executable, "-m", "steerec", verb, "--tenant", tenant]
+        if verb == "refit":
+            base = self.base_of(tenant)
+            command += ["--threads", str(self.settings.service.refit_threads)]
+            command += ["--out", str(self.shelf.folder)]
+            command += [] if base is None else ["--from", str(base)]
         return command + ([] if self.file is None else ["--config", str(self.file)])
 
     def _environment(self) -> dict[str, str]:
