@@ -11,6 +11,7 @@ from steerec.contracts import Query
 from steerec.engine.live import Live, LiveConfig
 from steerec.engine.strategies import ensure_promoted, follow_current, from_json, to_json
 from steerec.errors import DataError
+from steerec.service.tenants import Tenant
 from steerec.store import open_store
 from steerec.store.schema import strategies as table
 from steerec.store.strategies import StrategyVersion
@@ -86,6 +87,22 @@ def test_the_way_back_is_another_version(store):
     again = live_over(store)
     assert again.online.promoted.version == 2
     np.testing.assert_array_equal(again.online.promoted.theta, live.model.strategy.theta)
+
+
+def test_a_service_goes_on_with_the_last_strategy_and_says_that_it_is_degraded(store):
+    tenant = Tenant("shop", live_over(store), store, telemetry=None)
+    sound = to_json(tenant.live.model.strategy)
+    edit(store, BROKEN["no weight"])
+    for follow in (lambda: tenant.keep_up(NOW + 10, others=True), lambda: tenant.tune(NOW + 10)):
+        follow()
+        (told,) = tenant.degraded()
+        assert told.startswith("strategy: strategy 1 has theta")
+    tenant.live.recommend(Query("u1", n=5), request_id="a", now=NOW + 11)
+    added = store.strategies.add("shop", StrategyVersion(strategy=sound, author="ann", made=NOW))
+    store.strategies.promote("shop", added.version, author="ann", now=NOW + 12)
+    tenant.tune(NOW + 20)
+    assert tenant.degraded() == []
+    assert tenant.live.online.promoted.version == added.version
 
 
 def test_a_weight_edited_to_something_sensible_is_in_force_after_the_next_start(store):

@@ -13,7 +13,7 @@ from steerec.engine.live_config import LiveConfig
 from steerec.engine.model import Model
 from steerec.engine.seeding import write_items
 from steerec.engine.strategies import ensure_promoted, follow_current
-from steerec.errors import StorageError
+from steerec.errors import DataError, StorageError
 from steerec.service.telemetry import Telemetry
 from steerec.store import Store
 
@@ -59,7 +59,7 @@ class Tenant:
     def tune(self, now: float) -> None:
         """Let people's answers move the strategy; beside `keep_up`, which is not to wait for it."""
         try:
-            follow_current(self.live, self.store)  # an operator may have moved it
+            self._follow_strategy()  # an operator may have moved it
             follow_experiments(self.live, self.store)
             self.live.tune(now=now)
         except StorageError as e:
@@ -71,8 +71,19 @@ class Tenant:
         if newest == self._seen:
             return
         self.live.follow(now=now)
-        follow_current(self.live, self.store)
+        self._follow_strategy()
         self._seen = newest
+
+    def _follow_strategy(self) -> None:
+        """The one in force; where it cannot be read, as after an edit by hand, the last goes on."""
+        try:
+            follow_current(self.live, self.store)
+        except DataError as e:
+            if self._away.get("strategy") != str(e):
+                log.error("tenant=%s strategy=unreadable error=%s", self.name, e)
+            self.missed("strategy", str(e))
+        else:
+            self.found("strategy")
 
     def missed(self, what: str, why: str) -> None:
         """Something this process works with is away."""
