@@ -32,16 +32,19 @@ MODULES = ("choosing", "asking", "solving", "ranking", "telling", "finding", "re
 _LOADED = threading.Event()
 
 
-def load(cache_dir: Path | None = None) -> None:
+def load(cache_dir: Path | None = None, *, stop: threading.Event | None = None) -> None:
     """Have all of them ready: a second, or some twenty where they were never compiled.
 
     Args:
         cache_dir: where what is compiled is kept; None: beside the sources.
+        stop: once it is set, no more of them are compiled, and none is used.
     """
     began = time.perf_counter()
     if cache_dir is not None:
         _keep_in(cache_dir)
     for name in MODULES:
+        if stop is not None and stop.is_set():
+            return
         import_module(f"steerec.kernels.{name}")
     _LOADED.set()
     log.info("kernels=%d seconds=%.1f", len(MODULES), time.perf_counter() - began)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import uvicorn
 from fastapi import FastAPI
@@ -128,9 +128,6 @@ def run(service: Service, *, listening: socket.socket | None = None) -> None:
     gc.collect()
     gc.freeze()  # it stays, and to look it through again and again took a tenth of the CPU
     gc.set_threshold(*GC_AFTER)
-    if service.settings.service.compiled:  # beside: nobody waits for them
-        folder = service.settings.cache_dir / "kernels"
-        Thread(target=_load_kernels, args=(folder,), name="steerec-kernels", daemon=True).start()
     # uvicorn sends itself the signal again once it is done, which would end the process before
     # what waits is written.
     if threading.current_thread() is threading.main_thread():
@@ -146,14 +143,22 @@ def run(service: Service, *, listening: socket.socket | None = None) -> None:
         ssl_certfile=told.tls_certificate,
         ssl_keyfile=told.tls_key,
     )
+    stop = Event()
+    folder = service.settings.cache_dir / "kernels"
+    beside = Thread(target=_load_kernels, args=(folder, stop), name="steerec-kernels", daemon=True)
+    if told.compiled:  # nobody waits for them
+        beside.start()
     try:
         uvicorn.Server(config).run(None if listening is None else [listening])
     finally:
+        stop.set()
         service.close()
+        if told.compiled:  # a compiler at work must not see the process go
+            beside.join(GRACE_S)
 
 
-def _load_kernels(folder: Path) -> None:
-    load(folder)
+def _load_kernels(folder: Path, stop: Event) -> None:
+    load(folder, stop=stop)
     gc.freeze()  # what a compiler brings with it stays, too
 
 
