@@ -47,9 +47,10 @@ def _table(head: str, rows: list[list[str]]) -> str:
 def _loop(told: dict[str, Any] | None) -> list[str]:
     if told is None:
         return []
-    world, gap = told["world"], told["goals"]["gap_per_1000_after_drift"]
+    world, gap = told["world"], told["goals"].get("gap_per_1000_after_drift")
+    opened = "Gap from frozen to the best blend after the drift: {} clicks per 1,000 slates."
     facts = [
-        f"Gap from frozen to the best blend after the drift: {_mean(gap)} clicks per 1,000 slates.",
+        *([] if gap is None else [opened.format(_mean(gap))]),
         f"{told['slates']:,} slates, temperature {told['loop']['temperature']}.",
         f"Seeds of ours: {', '.join(map(str, told['seeds']['ours']))}.",
         f"Events {told['data_hash'][:12]}, commit {', '.join(told['commits'])},",
@@ -62,7 +63,7 @@ def _loop(told: dict[str, Any] | None) -> list[str]:
     return [
         f"## P5: the closed loop, {world}",
         _policies(told),
-        _goals(told["goals"]),
+        *([_goals(told["goals"])] if told["goals"] else []),
         "\n".join(facts),
         f"![{world}](results/loop-{world}.png)",
     ]
