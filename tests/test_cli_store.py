@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from engine_worlds import model, recommender
 from steerec.cli import app
+from steerec.cli.refit import PRIORITY
 from steerec.contracts import Event, Query
 from steerec.engine.batch import lists_for_all
 from steerec.engine.shelf import Shelf
@@ -41,11 +42,16 @@ def test_a_store_goes_into_a_file_and_back(database, tmp_path, monkeypatch):
     other.close()
 
 
-def test_a_refit_says_when_there_is_nothing_to_fit_on_or_another_runs(database, tmp_path):
+def test_a_refit_says_when_there_is_nothing_to_fit_on_or_another_runs(
+    database, tmp_path, monkeypatch
+):
+    lowered = []  # not for real: the tests that follow in this process would crawl
+    monkeypatch.setattr("os.nice", lowered.append)
     assert "no events yet" in verb("refit").output
     with Shelf(tmp_path / "snapshots").alone("default") as alone:
         assert alone
         assert "being fitted by another process" in verb("refit").output
+    assert lowered == [PRIORITY, PRIORITY]
 
 
 def test_the_lists_of_all_users_are_those_of_each(tmp_path):
