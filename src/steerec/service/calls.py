@@ -131,9 +131,7 @@ class Counter:
                         self.written(caller.tenant)
                 except ClientDisconnect:
                     response = Response(status_code=499)
-                except (
-                    Exception
-                ) as error:  # the caller gets a problem and we a line, whatever it is
+                except Exception as error:  # whatever it is: the caller gets a problem, we a line
                     response = _problem(error).answer(request_id)
                 told.status = response.status_code
             response.headers["X-Request-ID"] = request_id
