@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import httpx
 import psutil
@@ -251,13 +250,33 @@ def test_the_database_may_be_away_for_half_a_minute():
     check_store_away(away_s=30.0)
 
 
-def test_several_workers_need_what_they_share():
-    settings = settings_of("sqlite:///x.db", workers=2)
-    with pytest.raises(ConfigError, match=r"PostgreSQL .* and Redis"):
-        check_shared(settings)
-    half = replace(settings, deployment=Deployment(database_url="postgresql://db/x"))
+def test_several_workers_over_postgres_need_redis():
+    settings = settings_of("postgresql://db/x", workers=2)
     with pytest.raises(ConfigError, match=r"need Redis \(STEEREC_REDIS_URL\)"):
-        check_shared(half)
+        check_shared(settings)
+    check_shared(settings_of("postgresql://db/x", "redis://host", workers=2))
+    check_shared(settings_of("sqlite:///x.db", workers=2))
+
+
+def test_processes_over_one_file_hear_of_each_other_without_redis():
+    settings = settings_of("sqlite:///shared.db", workers=2)
+
+    async def run():
+        async with running(settings) as one, running(settings) as other:
+            seconds = [await lag(one, other, f"u{n:04d}") for n in range(10)]
+            seconds += [await lag(other, one, f"u{n:04d}") for n in range(10, 20)]
+            item = (await ids(other, "u0020"))[0]
+            assert (await one.patch(f"/api/items/{item}", json={"hidden": True})).status_code == 200
+
+            async def hidden():
+                return not await shown(other, "u0020", item)
+
+            await until(hidden)
+            assert not await ready(one)
+            return sorted(seconds)
+
+    seconds = asyncio.run(run())
+    assert seconds[len(seconds) // 2] < MOST_S, seconds
 
 
 def free_port():

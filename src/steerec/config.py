@@ -152,7 +152,7 @@ class ServiceConfig:
 
     Attributes:
         keys: whether callers need an API key; without, it listens on this machine only.
-        workers: processes that answer; more than one need PostgreSQL and Redis.
+        workers: processes that answer, over one file of SQLite, or PostgreSQL and Redis.
         snapshots: folder of the models that refits make, one below it for each tenant; the newest
             is loaded at the next start. Machines that serve together share it.
     """

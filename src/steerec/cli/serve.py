@@ -41,7 +41,7 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port.")] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes; more than one need PostgreSQL and Redis."),
+        typer.Option(min=1, help="Processes, over one SQLite file, or PostgreSQL and Redis."),
     ] = None,
     config: options.Config = None,
 ) -> None:

@@ -100,8 +100,14 @@ def build(
     )
     service = settings.service
     gate = Gate(store.keys if service.keys else None, service.calls_per_s, service.burst)
-    # A server may have other writers; a file of SQLite is this process's own.
-    wakes = Wakes(tenants, url=settings.deployment.redis_url, others=store.database.path is None)
+    # A server may have other writers; a file of SQLite is this process's own, or its workers'.
+    is_file = store.database.path is not None
+    wakes = Wakes(
+        tenants,
+        url=settings.deployment.redis_url,
+        others=service.workers > 1 or not is_file,
+        version=store.database.version if is_file else None,
+    )
     counter = Counter(tenants, gate, telemetry, clock, service.most_body_bytes, written=wakes.tell)
     beside: tuple[Beside, ...] = (
         keeping_up(tenants, clock, wakes),

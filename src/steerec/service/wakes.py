@@ -1,5 +1,7 @@
 """How processes over one store hear of each other's writes: Redis wakes them, the store tells what.
 
+Those that share a file of SQLite need no Redis: the file tells whether it was written to.
+
 A lost message costs time and nothing else: everybody reads on in the log from where they are.
 """
 
@@ -7,15 +9,17 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
-from steerec.errors import MissingExtraError
+from steerec.errors import MissingExtraError, StorageError
 from steerec.service.tenants import Tenants
 
 log = logging.getLogger(__name__)
 
 CHANNEL = "steerec:written"  # a message is the name of a tenant
 POLL_S = 0.05  # while Redis is away, or there is none
+GLANCE_S = 0.01  # at a file that others write to
 LOOK_S = 1.0  # while it is there, for what a lost message would have told
 PING_S = 1.0
 RETRY_S = 0.5
@@ -28,10 +32,19 @@ class Wakes:
     Args:
         url: of Redis; None: there is none.
         others: whether other processes may write to the store; without, nothing is looked for.
+        version: what changes when a file was written to; None: the store is a server.
     """
 
-    def __init__(self, tenants: Tenants, *, url: str | None, others: bool) -> None:
+    def __init__(
+        self,
+        tenants: Tenants,
+        *,
+        url: str | None,
+        others: bool,
+        version: Callable[[], int] | None = None,
+    ) -> None:
         self.others = others
+        self._version, self._seen = version, 0
         self._tenants, self._url = tenants, url
         self._woken, self._told = asyncio.Event(), asyncio.Event()
         self._from: set[str] = set()
@@ -51,6 +64,8 @@ class Wakes:
         Returns:
             Tenants whose log may hold what others wrote; None: all of them.
         """
+        if self.others and self._version is not None:
+            return await self._written(self._version)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(POLL_S):
                 await self._woken.wait()
@@ -63,6 +78,20 @@ class Wakes:
             self._looked = now
             return None
         return names
+
+    async def _written(self, version: Callable[[], int]) -> frozenset[str] | None:
+        """`wait`, by glances at the file: this process's own writes count as others' do."""
+        until = time.monotonic() + POLL_S
+        while time.monotonic() < until:
+            await asyncio.sleep(GLANCE_S)
+            try:
+                now = version()
+            except StorageError:
+                return None  # whoever looks will find it away, and tell
+            if now != self._seen:
+                self._seen = now
+                return None
+        return frozenset()
 
     async def publish(self) -> None:
         """Pass on what `tell` was told, for as long as the service runs."""

@@ -1,4 +1,7 @@
-"""Several processes on one socket: each answers by itself, the store and Redis keep them one."""
+"""Several processes on one socket: each answers by itself, the store keeps them one.
+
+On one machine that is a file of SQLite, or PostgreSQL and Redis, on several machines the latter.
+"""
 
 import asyncio
 import logging
@@ -36,18 +39,16 @@ class Told:
 
 
 def check_shared(settings: Settings) -> None:
-    """Refuse several processes without what they share.
+    """Refuse several processes over PostgreSQL without Redis.
 
     Raises:
-        ConfigError: if the store is no PostgreSQL, or there is no Redis.
+        ConfigError: if they would hear of each other's events late.
     """
-    url, redis = settings.deployment.database_url, settings.deployment.redis_url
-    missing = [] if (url or "").startswith("postgres") else ["PostgreSQL (STEEREC_DATABASE_URL)"]
-    missing += [] if redis else ["Redis (STEEREC_REDIS_URL)"]
-    if missing:
+    url, redis = settings.deployment.database_url or "", settings.deployment.redis_url
+    if url.startswith("postgres") and not redis:
         raise ConfigError(
-            f"workers={settings.service.workers} need {' and '.join(missing)}: processes share "
-            "their state through both; set them, or serve with one process"
+            f"workers={settings.service.workers} over PostgreSQL need Redis (STEEREC_REDIS_URL), by "
+            "which they hear of each other's events: set it, or serve with one process"
         )
 
 
@@ -57,7 +58,7 @@ def run_many(told: Told) -> None:
     A worker that dies is replaced; one that cannot begin ends all.
 
     Raises:
-        ConfigError: if what they share is missing.
+        ConfigError: if Redis is missing, or the address cannot be had.
     """
     check_shared(told.settings)
     service = told.settings.service
