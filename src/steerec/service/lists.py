@@ -303,14 +303,17 @@ def _out(slate: Slate, applied: dict[str, Any], following: str | None) -> SlateO
 
 
 def _choice(choice: Choice) -> ChoiceOut:
-    told = choice.sources
-    largest = sorted(told, key=lambda name: -abs(told[name]))[:SHARES]
+    parts = sorted(choice.sources.items(), key=_size, reverse=True)[:SHARES]
     return ChoiceOut(
         item_id=choice.item_id,
         score=round(choice.score, 6),
-        sources={name: round(told[name], 4) for name in largest if told[name]},
+        sources={name: round(part, 4) for name, part in parts if part},
         reason=choice.reason,
         because=list(choice.because),
         propensity=choice.propensity,
         position=choice.position,
     )
+
+
+def _size(told: tuple[str, float]) -> float:
+    return abs(told[1])

@@ -100,14 +100,7 @@ def build(
     )
     service = settings.service
     gate = Gate(store.keys if service.keys else None, service.calls_per_s, service.burst)
-    # A server may have other writers; a file of SQLite is this process's own, or its workers'.
-    is_file = store.database.path is not None
-    wakes = Wakes(
-        tenants,
-        url=settings.deployment.redis_url,
-        others=service.workers > 1 or not is_file,
-        version=store.database.version if is_file else None,
-    )
+    wakes = _wakes(settings, tenants)
     counter = Counter(tenants, gate, telemetry, clock, service.most_body_bytes, written=wakes.tell)
     beside: tuple[Beside, ...] = (
         keeping_up(tenants, clock, wakes),
@@ -122,6 +115,18 @@ def build(
         *_for_operators(settings, counter),
     )
     return Service(settings, store, tenants, counter, beside, refits)
+
+
+def _wakes(settings: Settings, tenants: Tenants) -> Wakes:
+    """A server may have other writers; a file of SQLite is this process's own, or its workers'."""
+    database = tenants.store.database
+    is_file = database.path is not None
+    return Wakes(
+        tenants,
+        url=settings.deployment.redis_url,
+        others=settings.service.workers > 1 or not is_file,
+        version=database.version if is_file else None,
+    )
 
 
 def run(service: Service, *, listening: socket.socket | None = None) -> None:

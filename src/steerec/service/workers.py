@@ -47,8 +47,8 @@ def check_shared(settings: Settings) -> None:
     url, redis = settings.deployment.database_url or "", settings.deployment.redis_url
     if url.startswith("postgres") and not redis:
         raise ConfigError(
-            f"workers={settings.service.workers} over PostgreSQL need Redis (STEEREC_REDIS_URL), by "
-            "which they hear of each other's events: set it, or serve with one process"
+            f"workers={settings.service.workers} over PostgreSQL need Redis (STEEREC_REDIS_URL), "
+            "by which they hear of each other's events: set it, or serve with one process"
         )
 
 
