@@ -9,7 +9,7 @@ import pytest
 
 from steerec.contracts import History
 from steerec.heads import HEADS, load_head
-from worlds import hold_out, shop
+from worlds import CLUSTERS, hold_out, shop
 
 # Least NDCG@10 over the 96 items of the generated shop; a random order gets .047, so each floor
 # stands well above chance and a little under what the head reached when it was written.
@@ -22,6 +22,7 @@ FLOORS = {
     "item_knn": 0.33,
     "user_knn": 0.28,
     "als": 0.20,
+    "ratings": 0.08,
     "content": 0.16,
     "sequence": 0.40,
     "gru": 0.35,
@@ -45,7 +46,14 @@ every_head = pytest.mark.parametrize("name", HEADS)
 
 @cache
 def world():
-    return shop()
+    """The shop, whose views are ratings: five stars or so in a user's favourite cluster."""
+    made = shop()
+    data, rng = made.data, np.random.default_rng(7)
+    assert data.kinds == ("purchase", "view")
+    own = made.cluster[data.item_idx] == data.user_idx % len(CLUSTERS)
+    stars = np.clip(np.round(2.5 + 2 * own + 0.7 * rng.standard_normal(len(own))), 1, 5)
+    value = np.where(data.kind == 1, stars, np.nan).astype(np.float32)
+    return replace(made, data=replace(data, kinds=("purchase", "rating"), value=value))
 
 
 @cache
@@ -74,8 +82,8 @@ def some_histories():
 
 
 def with_weight(history, item, weight):
-    time = world().now - 60
-    return history.append(item, weight=weight, time=time, basket=10**6)
+    time, stars = world().now - 60, 4.5 if weight > 0 else 1.0
+    return history.append(item, weight=weight, time=time, basket=10**6, rating=stars)
 
 
 def test_every_head_has_a_quality_floor():
@@ -99,7 +107,7 @@ def test_scores_are_float32_of_batch_by_items(name):
 @every_head
 def test_a_user_never_seen_is_scored_from_the_history_alone(name):
     history = held_out().histories[3]
-    stranger = History(history.item_idx, history.weight, history.time, history.basket, -1)
+    stranger = replace(history, user_idx=-1)
     found = scores(fitted(name), [stranger])
     assert found.shape == (1, world().data.n_items)
     assert np.isfinite(found).any() != (name in BY_PERSON)
@@ -138,7 +146,9 @@ def test_ten_thousand_events_are_a_history(name):
     items = np.arange(n, dtype=np.int32) % 90
     time = world().now - 60.0 * np.arange(n, 0, -1)
     basket = np.arange(n, dtype=np.int32) // 3
-    found = scores(fitted(name), [History(items, np.ones(n, np.float32), time, basket, 2)])
+    weight, rating = np.ones(n, np.float32), np.full(n, 4.0, np.float32)
+    history = History(items, weight, time, basket, 2, rating=rating)
+    found = scores(fitted(name), [history])
     assert np.isfinite(found).any()
     assert not np.isinf(found).any()
 

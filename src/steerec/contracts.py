@@ -52,6 +52,8 @@ class History:
         basket: (n,) int32, equal numbers share a basket, -1 where there are none.
         user_idx: the user's row in the fitted data, -1 for one never seen there.
         about: what the user tells of themselves; None: nothing.
+        rating: (n,) float32, what the user gave the item, NaN where an event is no rating; None:
+            none of them is.
     """
 
     item_idx: Indices
@@ -60,6 +62,7 @@ class History:
     basket: Indices
     user_idx: int = -1
     about: About | None = None
+    rating: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.item_idx)
@@ -75,28 +78,53 @@ class History:
 
     def slice(self, start: int, stop: int) -> "History":
         """Events `start` to `stop`, views and no copies."""
-        cut = np.s_[start:stop]
+        return self.at(np.s_[start:stop])
+
+    def at(self, places: Any) -> "History":
+        """The events at these places: a slice (views, no copies), indices or a mask."""
         return History(
-            self.item_idx[cut],
-            self.weight[cut],
-            self.time[cut],
-            self.basket[cut],
+            self.item_idx[places],
+            self.weight[places],
+            self.time[places],
+            self.basket[places],
             self.user_idx,
             self.about,
+            None if self.rating is None else self.rating[places],
+        )
+
+    def then(self, more: "History") -> "History":
+        """A new history of the same user with all events of another at its end."""
+        rating = None
+        if self.rating is not None or more.rating is not None:
+            rating = np.concatenate([_ratings(self), _ratings(more)])
+        return History(
+            np.concatenate([self.item_idx, more.item_idx]),
+            np.concatenate([self.weight, more.weight]),
+            np.concatenate([self.time, more.time]),
+            np.concatenate([self.basket, more.basket]),
+            self.user_idx,
+            self.about,
+            rating,
         )
 
     def append(
-        self, item_idx: int, *, weight: float = 1.0, time: float = np.nan, basket: int = -1
+        self,
+        item_idx: int,
+        *,
+        weight: float = 1.0,
+        time: float = np.nan,
+        basket: int = -1,
+        rating: float = np.nan,
     ) -> "History":
         """A new history with one more event at its end."""
-        return History(
-            np.append(self.item_idx, np.int32(item_idx)),
-            np.append(self.weight, np.float32(weight)),
-            np.append(self.time, np.float64(time)),
-            np.append(self.basket, np.int32(basket)),
-            self.user_idx,
-            self.about,
+        event = History(
+            np.array([item_idx], np.int32),
+            np.array([weight], np.float32),
+            np.array([time], np.float64),
+            np.array([basket], np.int32),
+            rating=None if np.isnan(rating) else np.array([rating], np.float32),
         )
+        return self.then(event)
 
     @classmethod
     def of(cls, item_idx: Sequence[int] | Indices, user_idx: int = -1) -> "History":
@@ -110,6 +138,12 @@ class History:
             np.full(n, -1, np.int32),
             user_idx,
         )
+
+
+def _ratings(history: History) -> Floats:
+    if history.rating is not None:
+        return history.rating
+    return np.full(len(history), np.nan, np.float32)
 
 
 @dataclass(frozen=True, slots=True)

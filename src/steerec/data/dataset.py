@@ -29,6 +29,7 @@ DEFAULT_WEIGHTS: Mapping[str, float] = {
     "dislike": -1.0,
     "return": -1.0,
 }
+RATED = frozenset({"rating", "dislike"})  # kinds whose value, where there is one, is a rating
 FORMAT = 2  # 1 had no checksums of its files
 
 
@@ -123,6 +124,13 @@ class Dataset:
         return {self.kinds[kind]: weight for kind, weight in pairs}
 
     @cached_property
+    def rating(self) -> Floats | None:
+        """(n_events,) float32, what a user gave the item, NaN where none; None: no event did."""
+        rated = np.array([kind in RATED for kind in self.kinds], bool)[self.kind]
+        given = rated & np.isfinite(self.value)
+        return np.where(given, self.value, np.float32(np.nan)) if given.any() else None
+
+    @cached_property
     def content_hash(self) -> str:
         """SHA-256 of the event rows in their order (users, items, kinds, values, times)."""
         digest = hashlib.sha256()
@@ -134,9 +142,18 @@ class Dataset:
 
     def history(self, user_idx: int) -> History:
         """All events of one user, oldest first (views, no copies)."""
-        cut = np.s_[self.starts[user_idx] : self.starts[user_idx + 1]]
+        return self.events(self.starts[user_idx], self.starts[user_idx + 1], user_idx)
+
+    def events(self, start: Any, stop: Any, user_idx: int) -> History:
+        """The events at positions `start` to `stop`, all of one user (views, no copies)."""
+        cut = np.s_[start:stop]
         return History(
-            self.item_idx[cut], self.weight[cut], self.time[cut], self.basket[cut], user_idx
+            self.item_idx[cut],
+            self.weight[cut],
+            self.time[cut],
+            self.basket[cut],
+            user_idx,
+            rating=None if self.rating is None else self.rating[cut],
         )
 
     def matrix(self) -> sparse.csr_matrix:

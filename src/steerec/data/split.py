@@ -37,10 +37,7 @@ class Cases:
     def history(self, case: int) -> History:
         """The events before the step, oldest first (views, no copies)."""
         user = int(self.user_idx[case])
-        start, stop = int(self.data.starts[user]), int(self.stop[case])
-        cut = np.s_[start:stop]
-        data = self.data
-        return History(data.item_idx[cut], data.weight[cut], data.time[cut], data.basket[cut], user)
+        return self.data.events(int(self.data.starts[user]), int(self.stop[case]), user)
 
     def histories(self, start: int = 0, stop: int | None = None) -> list[History]:
         """The histories of cases `start` to `stop`."""

@@ -6,6 +6,7 @@ import numpy as np
 
 from steerec.contracts import History
 
+NAN = float("nan")
 SPARE = 8  # events there is room for beyond half as many as there are
 
 
@@ -23,6 +24,8 @@ class Growing:
         self._most, self._user = most, (history.user_idx, history.about)
         self._known: History | None = None
         self._arrays: list[Any] = [history.item_idx, history.weight, history.time, history.basket]
+        if history.rating is not None:
+            self._arrays.append(history.rating)
         self._first, self._n = 0, len(history)
         self._make_room()
 
@@ -39,18 +42,25 @@ class Growing:
         """All that is kept, as it is now."""
         if self._known is None:
             cut = slice(self._n - len(self), self._n)
-            item, weight, time, basket = [column[cut] for column in self._arrays]
-            self._known = History(item, weight, time, basket, *self._user)
+            item, weight, time, basket, *rating = [column[cut] for column in self._arrays]
+            self._known = History(item, weight, time, basket, *self._user, *rating)
         return self._known
 
-    def append(self, item_idx: int, weight: float, time: float, basket: int) -> None:
-        """One event, not before the newest."""
+    def append(
+        self, item_idx: int, weight: float, time: float, basket: int, rating: float = NAN
+    ) -> None:
+        """One event, not before the newest; `rating` NaN: it is none."""
         n = self._n
         if n == len(self._arrays[0]):
             self._make_room()
             n = self._n
-        item, weights, times, baskets = self._arrays
+        item, weights, times, baskets, *ratings = self._arrays
         item[n], weights[n], times[n], baskets[n] = item_idx, weight, time, basket
+        if ratings:
+            ratings[0][n] = rating
+        elif rating == rating:  # the first one: not NaN
+            self._arrays.append(np.full(len(item), np.nan, np.float32))
+            self._arrays[-1][n] = rating
         self._n, self._known = n + 1, None
 
     def _make_room(self) -> None:

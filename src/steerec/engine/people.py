@@ -10,7 +10,7 @@ from zlib import crc32
 import numpy as np
 
 from steerec.contracts import About, Event, History, Indices
-from steerec.data.dataset import DEFAULT_WEIGHTS
+from steerec.data.dataset import DEFAULT_WEIGHTS, RATED
 from steerec.engine.growing import Growing
 from steerec.engine.panel import Count, Panel, States
 from steerec.heads.contract import HistoryHead
@@ -78,7 +78,7 @@ class People:
         """The person after these events, which are not kept."""
         if len(session) == 0:
             return person
-        history = _joined(person.history, session)
+        history = person.history.then(session)
         if len(person.history) == 0:
             return Person(history, self.panel.start(history))
         states = person.states
@@ -103,13 +103,13 @@ class People:
             growing = self._live[user_id] = Growing(self.history(user_id), LONGEST)
         at = NAN if time is None else time
         weight, basket = self._weights.get(event.event, 1.0), self._basket(event)
-        before = growing.history
+        before, rating = growing.history, _rating(event)
         self._count(before, item_idx, weight, at, basket)
         if at < growing.last_time:
-            late = _joined(before, _one(item_idx, weight, at, basket, before.user_idx))
+            late = before.append(item_idx, weight=weight, time=at, basket=basket, rating=rating)
             self._live[user_id] = Growing(_in_order(late), LONGEST)
         else:
-            growing.append(item_idx, weight, at, basket)
+            growing.append(item_idx, weight, at, basket, rating)
         if at > self._newest:
             self._newest = at
 
@@ -155,20 +155,14 @@ class People:
         """
         with self._lock:
             was = self.history(user_id)
-            stays = ~np.isin(was.item_idx, item_idx)
-            history = History(
-                was.item_idx[stays],
-                was.weight[stays],
-                was.time[stays],
-                was.basket[stays],
-                was.user_idx,
-                was.about,
-            )
+            history = was.at(~np.isin(was.item_idx, item_idx))
             for event, at in kept:
                 weight = self._weights.get(event.event, 1.0)
                 time = NAN if event.timestamp is None else event.timestamp
-                row = _one(at, weight, time, self._basket(event), was.user_idx)
-                history = _in_order(_joined(history, row))
+                basket, rating = self._basket(event), _rating(event)
+                history = _in_order(
+                    history.append(at, weight=weight, time=time, basket=basket, rating=rating)
+                )
             self._live[user_id] = Growing(history, LONGEST)
             self._hold(user_id, Person(history, self.panel.start(history)))
 
@@ -223,15 +217,9 @@ class People:
             self._held.popitem(last=False)
 
 
-def _joined(history: History, more: History) -> History:
-    return History(
-        np.concatenate([history.item_idx, more.item_idx]),
-        np.concatenate([history.weight, more.weight]),
-        np.concatenate([history.time, more.time]),
-        np.concatenate([history.basket, more.basket]),
-        history.user_idx,
-        history.about,
-    )
+def _rating(event: Event) -> float:
+    """What the user gave the item, NaN if the event is no rating."""
+    return NAN if event.value is None or event.event not in RATED else event.value
 
 
 def _one(item_idx: int, weight: float, time: float, basket: int, user_idx: int) -> History:
@@ -250,11 +238,4 @@ def _in_order(history: History) -> History:
     known = np.maximum.accumulate(np.nan_to_num(history.time[:-1], nan=-np.inf))
     at = int(np.searchsorted(known, history.time[-1], side="right"))
     order = np.insert(np.arange(len(history) - 1), at, len(history) - 1)
-    return History(
-        history.item_idx[order],
-        history.weight[order],
-        history.time[order],
-        history.basket[order],
-        history.user_idx,
-        history.about,
-    )
+    return history.at(order)

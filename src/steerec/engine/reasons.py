@@ -20,6 +20,7 @@ AFTER = ("transitions", "autoregressive")
 BESIDE = ("ease", "item_knn")
 BY_PERSON = {
     **dict.fromkeys(("user_knn", "als"), "People with a taste like yours chose this."),
+    "ratings": "People whose ratings are like yours rated this highly.",
     "demographic": "Liked by people with whom you have age, place or the like in common.",
     "social": "Friends of yours, or their friends, chose this.",
 }

@@ -83,6 +83,11 @@ SPACES: Mapping[str, Space] = {
         "iterations": Span(3, 15),
         "decay": _DECAY,
     },
+    "ratings": {
+        "factors": (6, 12, 24),
+        "shrink": Span(5.0, 500.0, log=True),
+        "unrated": Span(0.0, 1.0),
+    },
     "content": {
         "dims": (64, 128, 256),
         "decay": _DECAY,

@@ -51,7 +51,9 @@ LONG: Mapping[str, Mapping[str, Any]] = {
 }
 WORLDS: Mapping[str, _Place] = {
     "jester": _Place(
-        "jester", lambda folder, cache: jester(folder), ("trending", "ease", "item_knn", "als")
+        "jester",
+        lambda folder, cache: jester(folder),
+        ("trending", "ease", "item_knn", "als", "ratings"),
     ),
     "films": _Place(
         "ml-1m", films, ("trending", "ease", "item_knn", "als", "content", "transitions"), LONG

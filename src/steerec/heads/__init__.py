@@ -15,6 +15,7 @@ HEADS: dict[str, str] = {
     "item_knn": "steerec.heads.item_knn:ItemKnn",
     "user_knn": "steerec.heads.user_knn:UserKnn",
     "als": "steerec.heads.als:Als",
+    "ratings": "steerec.heads.ratings:Ratings",
     "content": "steerec.heads.content:Content",
     "sequence": "steerec.heads.sequence:Sequence",
     "gru": "steerec.heads.gru:Gru",
@@ -23,7 +24,8 @@ HEADS: dict[str, str] = {
     "social": "steerec.heads.social:Social",
 }
 TRAINED = frozenset({"sequence", "gru", "two_tower"})  # train by epochs: minutes, not seconds
-QUICK = tuple(name for name in HEADS if name not in TRAINED)
+BY_NAME = frozenset({"ratings"})  # no part of `quick`: they cost time and help some data only
+QUICK = tuple(name for name in HEADS if name not in TRAINED | BY_NAME)
 
 
 def expand(names: Iterable[str]) -> tuple[str, ...]:

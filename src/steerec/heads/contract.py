@@ -169,15 +169,7 @@ class HistoryHead:
 
     def update(self, state: History, event: History) -> History:
         """See Head."""
-        joined = History(
-            np.concatenate([state.item_idx, event.item_idx]),
-            np.concatenate([state.weight, event.weight]),
-            np.concatenate([state.time, event.time]),
-            np.concatenate([state.basket, event.basket]),
-            state.user_idx,
-            state.about,
-        )
-        return joined.last(self.keep)
+        return state.then(event).last(self.keep)
 
     def observe(self, state: History, event: History) -> None:
         """See Head: nothing is counted live."""

@@ -67,7 +67,7 @@ def _log(events: pl.DataFrame) -> pl.DataFrame:
     """
     rng = np.random.default_rng(events.height)
     return (
-        events.select("user_id", "item_id", liked=pl.col("value") > LIKED)
+        events.select("user_id", "item_id", "value", liked=pl.col("value") > LIKED)
         .with_columns(draw=pl.Series(rng.random(events.height)))
         .filter(pl.col("liked").any().over("user_id"))
         .with_columns(
@@ -78,7 +78,8 @@ def _log(events: pl.DataFrame) -> pl.DataFrame:
         .select(
             "user_id",
             "item_id",
-            event=pl.when("liked").then(pl.lit("click")).otherwise(pl.lit("dislike")),
+            "value",
+            event=pl.when("liked").then(pl.lit("rating")).otherwise(pl.lit("dislike")),
         )
     )
 
@@ -102,4 +103,7 @@ def _table(events: pl.DataFrame, visitors: pl.Series, data: Dataset) -> Floats:
 def _told(items: NDArray[np.int64], ratings: Floats) -> History:
     n = len(items)
     weight = np.where(ratings > LIKED, 1.0, -1.0).astype(np.float32)
-    return History(items.astype(np.int32), weight, np.full(n, np.nan), np.full(n, -1, np.int32))
+    unknown = np.full(n, np.nan)
+    return History(
+        items.astype(np.int32), weight, unknown, np.full(n, -1, np.int32), rating=ratings
+    )
