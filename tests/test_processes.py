@@ -258,25 +258,56 @@ def test_several_workers_over_postgres_need_redis():
     check_shared(settings_of("sqlite:///x.db", workers=2))
 
 
-def test_processes_over_one_file_hear_of_each_other_without_redis():
+def test_processes_over_one_file_need_no_redis_and_count_an_event_on_the_next_list():
     settings = settings_of("sqlite:///shared.db", workers=2)
 
     async def run():
         async with running(settings) as one, running(settings) as other:
-            seconds = [await lag(one, other, f"u{n:04d}") for n in range(10)]
-            seconds += [await lag(other, one, f"u{n:04d}") for n in range(10, 20)]
+            for n in range(20):
+                user, (here, there) = f"u{n:04d}", ((one, other), (other, one))[n % 2]
+                item = (await ids(there, user))[0]
+                assert await click(here, user, item) == 200
+                assert not await shown(there, user, item)  # at once, with no wait
             item = (await ids(other, "u0020"))[0]
             assert (await one.patch(f"/api/items/{item}", json={"hidden": True})).status_code == 200
 
             async def hidden():
                 return not await shown(other, "u0020", item)
 
-            await until(hidden)
+            assert await until(hidden) < 5 * MOST_S
+            assert await click(one, "ann", "never seen before") == 200
+            assert not await shown(other, "ann", "never seen before")
             assert not await ready(one)
-            return sorted(seconds)
 
-    seconds = asyncio.run(run())
+    asyncio.run(run())
+
+
+def test_processes_over_one_file_follow_each_other_without_being_asked():
+    settings = settings_of("sqlite:///shared.db", workers=2)
+
+    async def run():
+        async with running(settings) as one, running(settings) as other:
+            return [await lag(one, other, f"u{n:04d}") for n in range(10)]
+
+    seconds = sorted(asyncio.run(run()))
     assert seconds[len(seconds) // 2] < MOST_S, seconds
+
+
+def test_a_list_can_be_paged_and_explained_by_another_process():
+    settings = settings_of("sqlite:///shared.db", workers=2, keys=False)
+
+    async def run():
+        async with running(settings) as one, running(settings) as other:
+            told = (await one.get("/api/recommend/u0001", params={"n": 3})).json()
+            page = await other.get("/api/recommend/u0001", params={"n": 3, "next": told["next"]})
+            assert page.status_code == 200, page.text
+            first, second = ({i["item_id"] for i in t["items"]} for t in (told, page.json()))
+            assert len(second) == 3
+            assert not first & second
+            answer = await other.get(f"/api/requests/{told['request_id']}/explain")
+            assert answer.status_code == 200, answer.text
+
+    asyncio.run(run())
 
 
 def free_port():

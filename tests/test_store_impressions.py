@@ -191,3 +191,24 @@ def test_closing_writes_slates_that_wait(sqlite_url):
     again = open_store(sqlite_url)
     assert len(again.shown.get("shop", "r1")) == 1
     again.close()
+
+
+def test_what_was_just_written_is_read_as_it_will_be_from_the_disk(store):
+    """The learner gets it from memory the first time; memory holds none of who was erased."""
+    shown = slate(**FULL)
+    store.shown.append("shop", shown)
+    store.shown.append("shop", slate("r2", **{**FULL, "user_id": "bob"}))
+    store.persons.erase("shop", "bob", now=NOW)
+    (first,), (second,) = store.shown.read("shop"), store.shown.read("shop")
+    assert first.scores is shown.scores
+    assert second.scores is not shown.scores
+    assert same(first, second)
+    assert first.seq == second.seq > 0
+
+
+def test_a_page_under_a_name_that_is_taken_is_not_read_instead_of_the_stored_one(store):
+    store.shown.append("shop", slate(n_pool=50, seed=1))
+    store.shown.read("shop")
+    store.shown.append("shop", slate(n_pool=60, seed=2))
+    (found,) = store.shown.read("shop")
+    assert (len(found.pool), found.seed) == (50, 1)

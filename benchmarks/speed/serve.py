@@ -98,11 +98,12 @@ end
 class Server:
     """`steerec serve` in a process of its own."""
 
-    def __init__(self, snapshot: Path, folder: Path) -> None:
-        self.folder, self.port = folder, _free_port()
+    def __init__(self, snapshot: Path, folder: Path, workers: int) -> None:
+        self.folder, self.port, self.workers = folder, _free_port(), workers
         settings = folder / "steerec.toml"
         settings.write_text(SETTINGS.format(folder=folder))
         words = ["serve", "--snapshot", snapshot, "--port", self.port, "--config", settings]
+        words += ["--workers", workers]
         self.began = time.perf_counter()
         with (folder / "log.jsonl").open("wb") as log:
             self.process = subprocess.Popen(
@@ -116,13 +117,18 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def all(self) -> list[psutil.Process]:
+        return [self.seen, *self.seen.children(recursive=True)]
+
     def cpu_s(self) -> float:
-        times = self.seen.cpu_times()
-        return times.user + times.system
+        return sum(sum(one.cpu_times()[:2]) for one in self.all())
+
+    def rss_mib(self) -> int:
+        return round(sum(one.memory_info().rss for one in self.all()) / 2**20)
 
     def kernels_s(self) -> float:
         """Seconds from the start until the compiled loops are loaded, which is waited for."""
-        while "kernels=" not in (self.folder / "log.jsonl").read_text():
+        while (self.folder / "log.jsonl").read_text().count("kernels=") < self.workers:
             time.sleep(0.1)
             if self.process.poll() is not None or time.perf_counter() - self.began > 300:
                 raise SystemExit("the compiled loops were not loaded: see service.compiled")
@@ -147,9 +153,9 @@ class Server:
 
 
 @contextmanager
-def serving(snapshot: Path) -> Iterator[Server]:
+def serving(snapshot: Path, workers: int) -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(dir=HERE / "cache"))
-    server = Server(snapshot, folder)
+    server = Server(snapshot, folder, workers)
     try:
         yield server
     finally:
@@ -227,12 +233,12 @@ def one_run(snapshot: Path, given: argparse.Namespace, number: int) -> dict[str,
     users = Users(snapshot, rng)
     items = pl.read_parquet(snapshot / "dataset" / "items.parquet")["item_id"].to_list()
     load = os.getloadavg()[0]
-    with serving(snapshot) as server:
+    with serving(snapshot, given.workers) as server:
         found: dict[str, Any] = {"ready_s": round(server.ready_s, 2)}
         found["kernels_s"] = round(server.kernels_s(), 2)
         for user in users.take(WARM_UP):
             server.get(f"/api/recommend/{user}")
-        found["rss_mib"] = round(server.seen.memory_info().rss / 2**20)
+        found["rss_mib"] = server.rss_mib()
         share = len(users) // (len(given.rates) + 3)  # of those left, for each part
         found["recommend_closed"] = lists_closed(server, users.take(2 * share), given.seconds)
         for rate in given.rates:
@@ -245,7 +251,7 @@ def one_run(snapshot: Path, given: argparse.Namespace, number: int) -> dict[str,
         for batch in (1, 100):
             name = "events_single" if batch == 1 else f"events_by_{batch}"
             found[name] = events_closed(server, buyers, items, batch, given.seconds / 3)
-        found["rss_mib_at_the_end"] = round(server.seen.memory_info().rss / 2**20)
+        found["rss_mib_at_the_end"] = server.rss_mib()
         found["applied"] = server.get("/api/health/ready")["status"]
     found["load_average"] = [round(load, 1), round(os.getloadavg()[0], 1)]
     return found
@@ -282,6 +288,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", default="ml-1m", help="100k or the like, or a set by name")
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("STEEREC_DATA_DIR"))
+    parser.add_argument("--workers", type=int, default=1, help="processes of the server")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--rates", type=int, nargs="+", default=[300])
@@ -299,19 +306,20 @@ def main() -> None:
         "commit": commit(),
         "machine": machine(),
         "nice": os.nice(0),
-        "processes": 1,
+        "processes": given.workers,
         "connections": CONNECTIONS,
         "seconds": given.seconds,
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
         "versions": {n: version(n) for n in ("numpy", "uvicorn", "uvloop", "sqlalchemy")},
         "parser": "httptools" if _has("httptools") else "h11",
     }
+    name = f"serve-{given.world}" + (f"-workers{given.workers}" if given.workers > 1 else "")
     runs = []
     for number in range(1, given.runs + 1):
         runs.append(one_run(snapshot, given, number))
-        written(given.out / f"serve-{given.world}-run{number}.json", {**about, "run": runs[-1]})
+        written(given.out / f"{name}-run{number}.json", {**about, "run": runs[-1]})
         print(json.dumps(runs[-1], indent=2), flush=True)
-    written(given.out / f"serve-{given.world}.json", {**about, "runs": summary(runs)})
+    written(given.out / f"{name}.json", {**about, "runs": summary(runs)})
 
 
 def _has(module: str) -> bool:

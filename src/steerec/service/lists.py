@@ -38,6 +38,7 @@ from steerec.store.values import check_optional_id
 log = logging.getLogger(__name__)
 
 PAGES_S = 1_800.0  # a list can be paged for so long; its pool is frozen
+OTHERS_S = 0.3  # until what another process has served is on the disk
 SHARES = 6  # heads named with an item, those with the largest parts
 
 
@@ -138,6 +139,8 @@ async def _recommend(call: Call, wanted: RecommendIn) -> SlateOut | Response:
             return kept
     if wanted.about:  # which takes a while: nobody else waits for it
         await asyncio.to_thread(read_ahead, wanted.about, call.tenant.live.encoder)
+    if wanted.user_id:
+        await call.tenant.catch_up_with(wanted.user_id, call.now)
     began = time.perf_counter()
     served = call.tenant.live.recommend(
         query_of(call, wanted), request_id=call.request_id, now=call.now
@@ -208,12 +211,20 @@ async def _page(call: Call, token: str, n: int | None) -> SlateOut:
 
 
 async def _pages(call: Call, request_id: str) -> Sequence[Impression]:
-    """The pages of a list; one that was served just now may still be on its way to the disk."""
+    """The pages of a list; one that was served just now may still be on its way to the disk.
+
+    Also another process may have served it.
+    """
     store, name = call.tenant.store, call.tenant.name
     if found := await asyncio.to_thread(store.shown.get, name, request_id):
         return found
     await asyncio.wrap_future(store.writer.submit(lambda *_: [None], name, [None]))
-    return await asyncio.to_thread(store.shown.get, name, request_id)
+    found = await asyncio.to_thread(store.shown.get, name, request_id)
+    until = time.monotonic() + (OTHERS_S if call.tenant.shared else 0.0)
+    while not found and time.monotonic() < until:
+        await asyncio.sleep(0.05)
+        found = await asyncio.to_thread(store.shown.get, name, request_id)
+    return found
 
 
 def log_impression(call: Call, impression: Impression) -> None:

@@ -30,6 +30,7 @@ class Tenant:
     live: Live
     store: Store
     telemetry: Telemetry
+    others: "Tenants | None" = None
     _woken: threading.Event = field(default_factory=threading.Event)
     _away: dict[str, str] = field(default_factory=dict)
     _seen: int = -1  # the store's newest place when it was last followed
@@ -55,6 +56,26 @@ class Tenant:
             if "store" not in self._away:
                 log.error("tenant=%s store=away error=%s", self.name, e)
             self._away["store"] = str(e)
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may write to the store."""
+        return self.others is not None and self.others.shared
+
+    async def catch_up_with(self, user_id: str, now: float) -> None:
+        """Take in what other processes have just stored of a user, where they share a file."""
+        if self.others is None or not self.others.behind():
+            return
+        try:
+            found = self.store.log.of_user_after(self.name, user_id, self.live.seq)
+            if not found:
+                return
+            if self.live.knows({one.event.item_id for one in found}):
+                self.live.take(found, now=now)
+            else:  # which takes a while
+                await asyncio.to_thread(self.live.take, found, now=now)
+        except StorageError as e:
+            log.warning("tenant=%s store=away error=%s", self.name, e)  # `keep_up` tells health
 
     def tune(self, now: float) -> None:
         """Let people's answers move the strategy; beside `keep_up`, which is not to wait for it."""
@@ -105,6 +126,10 @@ class Tenants:
 
     Args:
         load: name of a tenant → its model; None: it starts from nothing.
+
+    Attributes:
+        shared: whether other processes may write to the store.
+        behind: whether they have since it was last read, where that can be told at once.
     """
 
     def __init__(
@@ -120,6 +145,7 @@ class Tenants:
         self.store = store
         self._load, self._config, self._clock, self._encoder = load, config, clock, encoder
         self._telemetry = telemetry
+        self.shared, self.behind = False, _never
         self._open: dict[str, Tenant] = {}
         self._opening: dict[str, asyncio.Lock] = {}
 
@@ -151,4 +177,8 @@ class Tenants:
         ensure_promoted(live, self.store, now=now)
         follow_experiments(live, self.store)
         log.info("tenant=%s opened=1 items=%d seq=%d", name, live.model.data.n_items, live.seq)
-        return Tenant(name, live, self.store, self._telemetry)
+        return Tenant(name, live, self.store, self._telemetry, self)
+
+
+def _never() -> bool:
+    return False

@@ -58,7 +58,7 @@ class Store:
     def restore(self, path: Path, *, replace: bool = False) -> Mapping[str, int]:
         """See `archive.restore`."""
         loaded = archive.restore(self.database, path, replace=replace)
-        self.shown.forget_numbers()
+        self.shown.forget_all()
         return loaded
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any
 
@@ -129,6 +130,22 @@ class Database:
         if rows:
             make = sqlite.insert if self.path else postgresql.insert
             connection.execute(make(table).on_conflict_do_nothing(), list(rows))
+
+    def insert(
+        self, connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Insert rows of plain numbers, texts and bytes, all with the same columns.
+
+        SQLAlchemy's own way looks at each value of each row, which took as long as all else.
+        """
+        if not rows:
+            return
+        text, names = _inserting(table, tuple(rows[0]), connection.dialect)
+        if names is None:
+            connection.exec_driver_sql(text, list(rows))
+        else:
+            take = itemgetter(*names)
+            connection.exec_driver_sql(text, [take(row) for row in rows])
 
     def lock_tenant(self, connection: sa.Connection, tenant: str) -> sa.Row[Any]:
         """The tenant's counters, held until this transaction ends; made if it is new.
@@ -259,6 +276,17 @@ def count(connection: sa.Connection, tenant: str, **more: int) -> None:
 # Statements of each group are built once: building one costs as much as running it.
 _OF_TENANT = tenants.c.tenant == sa.bindparam("wanted")
 _LOCKED = sa.select(tenants).where(_OF_TENANT).with_for_update()
+
+
+@lru_cache
+def _inserting(
+    table: sa.Table, columns: tuple[str, ...], dialect: sa.Dialect
+) -> tuple[str, tuple[str, ...] | None]:
+    """The statement for a driver, and the columns in its order; None: it takes them by name."""
+    statement = sa.insert(table).values({name: sa.bindparam(name) for name in columns})
+    made = statement.compile(dialect=dialect)
+    order = getattr(made, "positiontup", None)
+    return str(made), None if order is None else tuple(order)
 
 
 @lru_cache

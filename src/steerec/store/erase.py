@@ -97,6 +97,7 @@ class Persons:
                 n_events=-gone["events"],
                 n_impressions=-gone["impressions"],
             )
+        self._shown.forget(tenant, user_id)
         self._database.shrink()
         return Erased(counters.last_seq + 1, now, **gone)
 

@@ -1,9 +1,11 @@
 """What was shown, with all that is needed to explain, replay and learn from it."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from steerec.store.numbers import ItemNumbers
 from steerec.store.schema import answers, impressions
 from steerec.store.values import check_id, check_number, check_optional_id, from_json, to_json
 
+NEWEST = 2_000  # pages remembered until they are read, some 10 kB each
 _NO_SCORES: NDArray[np.float16] = np.empty((0, 0), np.float16)
 _NO_FLOATS: Floats = np.empty(0, np.float32)
 
@@ -93,6 +96,8 @@ class Impressions:
         self._writer = writer
         self._numbers = ItemNumbers(database)
         self._on_the_way: set[tuple[str, str]] = set()  # tenant and request of rows that may wait
+        self._newest: OrderedDict[tuple[str, str, int], Impression] = OrderedDict()  # of this one's
+        self._door = Lock()  # guards the newest
 
     def append(
         self, tenant: str, impression: Impression, *, answer: Answer | None = None
@@ -131,6 +136,7 @@ class Impressions:
         """
         check_id(tenant, "tenant")
         row = _served(tenant, impression, answer)
+        self._remember(tenant, impression)
         done = self._writer.submit(self._write, tenant, [row], may_wait=may_wait)
         if may_wait:
             place = tenant, impression.request_id
@@ -161,7 +167,7 @@ class Impressions:
         wanted = (
             sa.select(t).where(t.c.tenant == tenant, t.c.seq > after).order_by(t.c.seq).limit(limit)
         )
-        return self._read(tenant, wanted)
+        return self._read(tenant, wanted, remembered=True)
 
     def iterate(self, tenant: str, *, after: int = 0, batch: int = 500) -> Iterator[Impression]:
         """All pages above `after` in order, a batch in memory at a time."""
@@ -182,17 +188,50 @@ class Impressions:
         wanted = sa.select(t).where(t.c.tenant == tenant, t.c.user_id == user_id)
         return self._read(tenant, wanted.order_by(t.c.seq))
 
-    def forget_numbers(self) -> None:
-        """Drop what is remembered of item numbers, after a restore."""
-        self._numbers.clear()
+    def forget(self, tenant: str, user_id: str) -> None:
+        """Drop what memory holds of a user's pages; the rows are not touched."""
+        with self._door:
+            own = [p for p, shown in self._newest.items() if shown.user_id == user_id]
+            for place in own:
+                if place[0] == tenant:
+                    del self._newest[place]
 
-    def _read(self, tenant: str, wanted: sa.Select[Any]) -> list[Impression]:
+    def forget_all(self) -> None:
+        """Drop what memory holds, after a restore."""
+        self._numbers.clear()
+        with self._door:
+            self._newest.clear()
+
+    def _read(
+        self, tenant: str, wanted: sa.Select[Any], *, remembered: bool = False
+    ) -> list[Impression]:
         with self._database.read() as connection:
             rows = connection.execute(wanted).all()
-            ids = [unpack(row.ids) for row in rows]
+            known = self._remembered(tenant, rows) if remembered else {}
+            ids = [() if row.seq in known else unpack(row.ids) for row in rows]
             numbers = {n for both in ids for part in both for n in part.tolist()}
             names = self._numbers.names(connection, tenant, numbers)
-        return [_from_row(row, both, names) for row, both in zip(rows, ids, strict=True)]
+        return [
+            known.get(row.seq) or _from_row(row, both, names)
+            for row, both in zip(rows, ids, strict=True)
+        ]
+
+    def _remember(self, tenant: str, shown: Impression) -> None:
+        """Keep one that is being written: the learner reads it a second later."""
+        with self._door:
+            self._newest[tenant, shown.request_id, shown.start] = shown
+            while len(self._newest) > NEWEST:
+                self._newest.popitem(last=False)
+
+    def _remembered(self, tenant: str, rows: Sequence[sa.Row[Any]]) -> dict[int, Impression]:
+        """What was written here of late, of these rows, by seq; each is given out once."""
+        found = {}
+        with self._door:
+            for row in rows if self._newest else ():
+                place = tenant, row.request_id, row.start
+                if (shown := self._newest.pop(place, None)) is not None and _is(shown, row):
+                    found[row.seq] = replace(shown, seq=row.seq)
+        return found
 
     def _write(
         self, connection: sa.Connection, tenant: str, rows: Sequence[_Served]
@@ -225,11 +264,16 @@ class Impressions:
             for place, row in enumerate(fresh, start=seq + 1)
         ]
         if pages:
-            connection.execute(_INSERT, pages)
+            self._database.insert(connection, impressions, pages)
             count(connection, tenant, last_seq=len(pages), n_impressions=len(pages))
         if replies:
             connection.execute(sa.insert(answers), replies)
         return found
+
+
+def _is(shown: Impression, row: sa.Row[Any]) -> bool:
+    """Whether a row is this very page: one sent again under the same name was not stored."""
+    return (shown.time, shown.seed, shown.user_id) == (row.time, row.seed, row.user_id)
 
 
 def _page(row: Mapping[str, Any]) -> tuple[str, int]:
@@ -248,7 +292,6 @@ def _stored(
 
 
 # Built once: building a statement costs as much as running it.
-_INSERT = sa.insert(impressions)
 _PAGES = sa.select(impressions.c.request_id, impressions.c.start).where(
     impressions.c.tenant == sa.bindparam("tenant"),
     impressions.c.request_id.in_(sa.bindparam("ids", expanding=True)),

@@ -141,6 +141,12 @@ class EventLog:
             found = [_from_row(row) for row in connection.execute(wanted)]
         return found[::-1]
 
+    def of_user_after(self, tenant: str, user_id: str, after: int) -> list[LoggedEvent]:
+        """A user's events with a seq above `after`, in order."""
+        asked = {"tenant": tenant, "user_id": user_id, "after": after}
+        with self.database.read() as connection:
+            return [_from_row(row) for row in connection.execute(_OF_USER_AFTER, asked)]
+
     def count(self, tenant: str, *, after: int = 0) -> int:
         """How many events have a seq above `after`."""
         wanted = sa.select(sa.func.count()).where(events.c.tenant == tenant, events.c.seq > after)
@@ -177,7 +183,7 @@ class EventLog:
                 fresh.append(row)
                 answers.append(Appended(Outcome.NEW, seq))
         if fresh:
-            connection.execute(_INSERT, fresh)
+            self.database.insert(connection, events, fresh)
             count(connection, tenant, last_seq=len(fresh), n_events=len(fresh))
         return answers
 
@@ -191,7 +197,15 @@ def _known(connection: sa.Connection, tenant: str, ids: Sequence[str]) -> dict[s
     return found
 
 
-_INSERT = sa.insert(events)
+_OF_USER_AFTER = (
+    sa.select(events)
+    .where(
+        events.c.tenant == sa.bindparam("tenant"),
+        events.c.user_id == sa.bindparam("user_id"),
+        events.c.seq > sa.bindparam("after"),
+    )
+    .order_by(events.c.seq)
+)
 _BY_ID = sa.select(*(events.c[name] for name in ("seq", "event_id", *_CONTENT))).where(
     events.c.tenant == sa.bindparam("tenant"),
     events.c.event_id.in_(sa.bindparam("ids", expanding=True)),

@@ -28,6 +28,7 @@ async def get_recommend(call: Call) -> Response:
     """The best items for a user; with the header `X-API-Version: 2`, with scores."""
     query: GorseQuery = call.query
     wait_s = seconds_of_duration(query.write_back_delay)
+    await call.tenant.catch_up_with(call.path["user_id"], call.now)
     shown = _recommended(call, Query(user_id=call.path["user_id"]))
     if query.write_back_type and shown:
         await _write_back(call, [str(one["Id"]) for one in shown], wait_s)
