@@ -21,7 +21,7 @@ from steerec.errors import ConfigError
 from steerec.service.app import ended
 from steerec.service.server import build
 from steerec.service.wakes import Wakes
-from steerec.service.workers import check_shared
+from steerec.service.workers import _listening, _own, check_shared
 from steerec.store import open_store
 
 MOST_S = 0.1  # until an event to one process shows in another's list; with five times the slack
@@ -308,6 +308,17 @@ def test_a_list_can_be_paged_and_explained_by_another_process():
             assert answer.status_code == 200, answer.text
 
     asyncio.run(run())
+
+
+def test_an_address_that_another_service_has_is_not_shared_with_it():
+    with _listening("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with _own(taken) as one, _own(taken) as other:  # two workers of the same service
+            assert one.getsockname() == other.getsockname() == taken.getsockname()
+            with pytest.raises(ConfigError, match=f"port={port} cannot be listened on"):
+                _listening("127.0.0.1", port)
+    with _listening("127.0.0.1", port):
+        pass
 
 
 def free_port():

@@ -322,7 +322,6 @@ def keeping_up(tenants: Tenants, clock: Callable[[], float], wakes: Wakes) -> Be
             for tenant in tenants:
                 others = names is None or tenant.name in names
                 await asyncio.to_thread(tenant.keep_up, clock(), others=others)
-            wakes.followed()
 
     return keep_up
 

@@ -121,14 +121,13 @@ def _wakes(settings: Settings, tenants: Tenants) -> Wakes:
     """A server may have other writers; a file of SQLite is this process's own, or its workers'."""
     database = tenants.store.database
     is_file = database.path is not None
-    wakes = Wakes(
+    tenants.shared = settings.service.workers > 1 or not is_file
+    return Wakes(
         tenants,
         url=settings.deployment.redis_url,
-        others=settings.service.workers > 1 or not is_file,
+        others=tenants.shared,
         version=database.version if is_file else None,
     )
-    tenants.shared, tenants.behind = wakes.others, wakes.behind
-    return wakes
 
 
 def run(service: Service, *, listening: socket.socket | None = None) -> None:

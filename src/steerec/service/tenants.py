@@ -64,7 +64,7 @@ class Tenant:
 
     async def catch_up_with(self, user_id: str, now: float) -> None:
         """Take in what other processes have just stored of a user, where they share a file."""
-        if self.others is None or not self.others.behind():
+        if not self.shared or self.store.database.path is None:
             return
         try:
             found = self.store.log.of_user_after(self.name, user_id, self.live.seq)
@@ -129,7 +129,6 @@ class Tenants:
 
     Attributes:
         shared: whether other processes may write to the store.
-        behind: whether they have since it was last read, where that can be told at once.
     """
 
     def __init__(
@@ -145,7 +144,7 @@ class Tenants:
         self.store = store
         self._load, self._config, self._clock, self._encoder = load, config, clock, encoder
         self._telemetry = telemetry
-        self.shared, self.behind = False, _never
+        self.shared = False
         self._open: dict[str, Tenant] = {}
         self._opening: dict[str, asyncio.Lock] = {}
 
@@ -178,7 +177,3 @@ class Tenants:
         follow_experiments(live, self.store)
         log.info("tenant=%s opened=1 items=%d seq=%d", name, live.model.data.n_items, live.seq)
         return Tenant(name, live, self.store, self._telemetry, self)
-
-
-def _never() -> bool:
-    return False

@@ -44,7 +44,7 @@ class Wakes:
         version: Callable[[], int] | None = None,
     ) -> None:
         self.others = others
-        self._version, self._seen, self._followed = version, 0, 0
+        self._version, self._seen = version, 0
         self._tenants, self._url = tenants, url
         self._woken, self._told = asyncio.Event(), asyncio.Event()
         self._from: set[str] = set()
@@ -78,18 +78,6 @@ class Wakes:
             self._looked = now
             return None
         return names
-
-    def followed(self) -> None:
-        """What `wait` had told of has been taken in."""
-        self._followed = self._seen
-
-    def behind(self) -> bool:
-        """Whether a shared file was written to since; only where it costs nothing to ask."""
-        if not self.others or self._version is None:
-            return False
-        with contextlib.suppress(StorageError):  # lists go on from memory
-            return self._version() != self._followed
-        return False
 
     async def _written(self, version: Callable[[], int]) -> frozenset[str] | None:
         """`wait`, by glances at the file: this process's own writes count as others' do."""

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 0.2
 AGAIN_S = 1.0  # before a worker that ended is started anew
+BACKLOG = 2_048
 GRACE_S = 15.0  # for a worker to finish what it began
 
 
@@ -117,7 +119,21 @@ def work(told: Told, listening: socket.socket, parent: int) -> None:
 
     log_as_json()
     service = build(told.settings, snapshot=told.snapshot, file=told.file)
-    run(replace(service, beside=(*service.beside, ending_with(parent))), listening=listening)
+    beside = (*service.beside, ending_with(parent))
+    run(replace(service, beside=beside), listening=_own(listening))
+
+
+def _own(shared: socket.socket) -> socket.socket:
+    """A socket of this worker's own at the same address, among which Linux shares out connections.
+
+    On one that all have, whoever is idle takes all that wait at once and keeps them, and the others
+    have nothing to do.
+    """
+    if sys.platform != "linux":
+        return shared
+    made = _bound(shared.family, shared.getsockname(), alone=False)
+    made.listen(BACKLOG)
+    return made
 
 
 def ending_with(parent: int) -> Callable[[], Awaitable[None]]:
@@ -133,13 +149,29 @@ def ending_with(parent: int) -> Callable[[], Awaitable[None]]:
 
 
 def _listening(host: str, port: int) -> socket.socket:
+    """The address, taken; on Linux nobody is answered on this socket."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        made.bind((host, port))
+        made = _bound(family, (host, port))
+        if sys.platform == "linux":
+            port = made.getsockname()[1]
+            made.close()  # nobody else had it
+            made = _bound(family, (host, port), alone=False)
     except OSError as e:
-        made.close()
         raise ConfigError(f"host={host!r}, port={port} cannot be listened on ({e})") from e
-    made.listen(2_048)
+    if sys.platform != "linux":
+        made.listen(BACKLOG)
+    return made
+
+
+def _bound(family: int, address: Any, *, alone: bool = True) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if not alone:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.bind(address)
+    except OSError:
+        made.close()
+        raise
     return made

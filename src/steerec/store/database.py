@@ -56,7 +56,7 @@ class Database:
         # SQLite has one writer: all queue here, which is fair, instead of at its busy timer.
         self._turns = _Turns(path) if path else None
         self._one_writer: AbstractContextManager[Any] = self._turns or nullcontext()
-        self._watch: sqlite3.Connection | None = None  # see `version`
+        self._watch: sqlite3.Connection | None = None  # see `glance`
         self._writes = engine.execution_options(steerec_writes=True)
         self._door = threading.Condition()  # guards the two below
         self._inside = 0
@@ -206,20 +206,30 @@ class Database:
     def version(self) -> int:
         """A number that changes whenever a file was written to, by whatever process; 0 of a server.
 
-        It costs some microseconds. To be called from one thread only.
+        To be called from one thread only, as `glance`.
 
         Raises:
             StorageError: if the file cannot be read.
         """
-        if self.path is None:
-            return 0
+        row = self.glance("PRAGMA data_version") if self.path else None
+        return 0 if row is None else int(row[0])
+
+    def glance(self, statement: str, asked: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+        """The first row that a file answers with, in some 10 microseconds; one thread only.
+
+        Raises:
+            StorageError: if the file cannot be read.
+        """
+        assert self.path is not None, "a server takes as long as `read`"
         try:
             if self._watch is None:
                 self._watch = sqlite3.connect(self.path, check_same_thread=False)
-            (number,) = self._watch.execute("PRAGMA data_version").fetchone()
+            cursor = self._watch.execute(statement, asked)
+            row: tuple[Any, ...] | None = cursor.fetchone()
+            cursor.close()  # or it would keep the moment it sees
         except sqlite3.Error as e:
             raise StorageError(f"{self} failed ({e}): {_remedy(str(e))}") from e
-        return int(number)
+        return row
 
     def close(self) -> None:
         """Close all connections, once transactions that other threads are in have ended.
