@@ -215,6 +215,11 @@ class Recommender:
         """Head name → how often it failed and was left out."""
         return dict(self._panel.failures)
 
+    @property
+    def slow(self) -> frozenset[str]:
+        """Heads whose compiled loops failed, and which are asked the plain way since."""
+        return frozenset(self._panel.slow)
+
     def shortlist(self, scored: Scored, n: int) -> Indices:
         """Places in `scored.items` of the final pool, best of the blend first."""
         allowed = scored.allowed[scored.items]

@@ -125,6 +125,9 @@ class _Engines:
         failures = CounterMetricFamily(
             "steerec_head_failures", "Answers a head was left out of", labels=("tenant", "head")
         )
+        slow = GaugeMetricFamily(
+            "steerec_head_slow", "Heads whose compiled loops failed", labels=("tenant", "head")
+        )
         seq = GaugeMetricFamily("steerec_seq", "Place in the tenant's log", labels=("tenant",))
         items = GaugeMetricFamily("steerec_items", "Items in the catalogue", labels=("tenant",))
         away = GaugeMetricFamily(
@@ -142,6 +145,8 @@ class _Engines:
                 applied.add_metric((tenant.name, what), n)
             for head, n in live.recommender.failures.items():
                 failures.add_metric((tenant.name, head), n)
+            for head in sorted(live.recommender.slow):
+                slow.add_metric((tenant.name, head), 1)
             seq.add_metric((tenant.name,), live.seq)
             items.add_metric((tenant.name,), live.model.data.n_items)
         for tenant in tenants[:1]:  # all have the same encoder and store
@@ -150,7 +155,7 @@ class _Engines:
                 vectors.add_metric(("encoded",), encoder.misses)
             if tenant.store.database.path is not None:  # a server would have to be asked
                 size.add_metric((), tenant.store.database.n_bytes())
-        yield from (applied, failures, seq, items, away, vectors, size)
+        yield from (applied, failures, slow, seq, items, away, vectors, size)
 
 
 class JsonLines(logging.Formatter):

@@ -18,8 +18,7 @@ from steerec.service.tenants import Tenants
 log = logging.getLogger(__name__)
 
 CHANNEL = "steerec:written"  # a message is the name of a tenant
-POLL_S = 0.05  # while Redis is away, or there is none
-GLANCE_S = 0.01  # at a file that others write to
+POLL_S = 0.05  # while Redis is away, or there is none, and between glances at a file
 LOOK_S = 1.0  # while it is there, for what a lost message would have told
 PING_S = 1.0
 RETRY_S = 0.5
@@ -80,18 +79,16 @@ class Wakes:
         return names
 
     async def _written(self, version: Callable[[], int]) -> frozenset[str] | None:
-        """`wait`, by glances at the file: this process's own writes count as others' do."""
-        until = time.monotonic() + POLL_S
-        while time.monotonic() < until:
-            await asyncio.sleep(GLANCE_S)
-            try:
-                now = version()
-            except StorageError:
-                return None  # whoever looks will find it away, and tell
-            if now != self._seen:
-                self._seen = now
-                return None
-        return frozenset()
+        """`wait`, by a glance at the file: this process's own writes count as others' do."""
+        await asyncio.sleep(POLL_S)
+        try:
+            now = version()
+        except StorageError:
+            return None  # whoever looks will find it away, and tell
+        if now == self._seen:
+            return frozenset()
+        self._seen = now
+        return None
 
     async def publish(self) -> None:
         """Pass on what `tell` was told, for as long as the service runs."""
