@@ -88,6 +88,13 @@ def test_the_last_event_of_a_basket_foretells_the_whole_next_one():
     assert pairs == [(1, 3), (1, 4), (1, 5), (4, 6)]
 
 
+def test_a_user_whose_events_are_all_of_one_basket_has_nothing_to_foretell():
+    of = [track([1, 2, 3], basket=[0, 0, 0]), track([4, 5, 6], basket=[0, 0, 1])]
+    batches = training_batches(of, 10, length=20, tokens=100, rng=np.random.default_rng(0))
+    pairs = [pair for b in batches for pair in zip(b.place, b.target, strict=True)]
+    assert pairs == [(1, 6)]
+
+
 def test_a_query_reads_the_newest_events_and_skips_empty_histories():
     of = [track([]), track([1, 2, 3]), track([4])]
     ((chosen, batch),) = query_batches(of, 9, length=2, tokens=100)

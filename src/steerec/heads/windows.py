@@ -200,7 +200,7 @@ def _basket_targets(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """From the last event of each basket: the items of the next one."""
     edges = np.flatnonzero(track.basket[1:] != track.basket[:-1]) + 1  # where baskets start
-    ends = np.append(edges[1:], len(track))
+    ends = np.append(edges, len(track))[1:]  # none where all is one basket
     place, at = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for start, end in zip(edges, ends, strict=True):
         if not w.fresh < start <= w.stop:
