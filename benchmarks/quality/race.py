@@ -41,11 +41,11 @@ SHOWN = 8  # epochs in the table
 
 
 def race(
-    name: str, data_dir: Path, env: Path, minutes: float, seed: int
+    name: str, data_dir: Path, env: Path, minutes: float, seed: int, threads: int = THREADS
 ) -> Iterator[dict[str, Any]]:
     """The result of one peer on one scenario so far, after each of its epochs."""
     scenario, python = SCENARIOS[name], ready_env(env, REQUIREMENTS)
-    around = conditions(THREADS)
+    around = conditions(threads)
     tables = read_tables(data_dir / scenario.data).tables
     task = prepare(tables, scenario.protocol, scenario.track, name=scenario.data)
     result = {
@@ -67,7 +67,7 @@ def race(
         split = Path(folder) / "split.npz"
         export_split(task, split)
         words = [python, HERE / "peers" / "rectools_sasrec.py", "--split", split, "--out", folder]
-        words += ["--minutes", minutes, "--length", LENGTHS[name], "--threads", THREADS]
+        words += ["--minutes", minutes, "--length", LENGTHS[name], "--threads", threads]
         for row in _told_by([*map(str, words), f"--seed={seed}"]):
             if "version" in row:
                 result["version"] = row["version"]
@@ -175,12 +175,20 @@ def main() -> int:
     parser.add_argument("--only", choices=LENGTHS, default="P1-ml-1m")
     parser.add_argument("--minutes", type=float, default=45.0, help="of training")
     parser.add_argument("--env", type=Path, default=default_env().with_name("rectools-env"))
+    parser.add_argument("--threads", type=int, default=THREADS, help="of the peer")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("STEEREC_DATA_DIR"))
     options = parser.parse_args()
     if options.data_dir is None:
         parser.error("give --data-dir or set STEEREC_DATA_DIR: a folder with the sets by name")
-    so_far = race(options.only, options.data_dir, options.env, options.minutes, options.seed)
+    so_far = race(
+        options.only,
+        options.data_dir,
+        options.env,
+        options.minutes,
+        options.seed,
+        options.threads,
+    )
     for result in so_far:
         row = result["epochs"][-1]
         print(f"epoch {row['epoch']}: {row['ndcg@10']:.4f} after {row['seconds']:,.0f} s")

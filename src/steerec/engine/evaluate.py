@@ -58,7 +58,13 @@ def evaluate(
         DataError: if the training part is too small to fit anything.
     """
     rng = np.random.default_rng(seed)
-    config = replace(config, holdout=task.holdout, repeats=task.repeats, only_new=task.only_new)
+    config = replace(
+        config,
+        holdout=task.holdout,
+        repeats=task.repeats,
+        only_new=task.only_new,
+        withhold_last=task.holdout == "last",
+    )
     began = time.perf_counter()
     kept: list[Examples] = []
     aids = Aids(learnt_from=kept.append if ablation else lambda _: None)

@@ -13,6 +13,7 @@ import numpy as np
 
 from steerec.contracts import Indices
 from steerec.data.dataset import Dataset
+from steerec.data.split import leave_last_out
 from steerec.engine.blend import Examples
 from steerec.errors import ConfigError, DataError, TrainingError
 from steerec.heads import load_head
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from steerec.engine.model import FitConfig, Model
 
 log = logging.getLogger(__name__)
+
+SHORT = 0.05  # share of all events that are their user's last one, above which histories are short
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,49 @@ class Aids:
     newest: float | None = None
     share: float = 1.0
     learnt_from: Callable[[Examples], object] = lambda _: None
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What heads that train by epochs learn from, whatever those that count learn from.
+
+    Attributes:
+        first: before calibration and θ are fitted.
+        rest: what they go on with afterwards; None: they stay as they are.
+    """
+
+    first: Dataset
+    rest: Dataset | None
+
+
+def trained_on(
+    data: Dataset, first: Dataset, *, last: bool, withheld: bool, config: "FitConfig"
+) -> TrainedOn:
+    """What heads that train learn from in both rounds.
+
+    θ believes a head as far as it was right on held-out cases, so in the end each must know the
+    newest events as well, or as little, as it did there. Where histories are long, users' last
+    events are hardly any news, and such a head stays as it is. Where it may not learn them at all,
+    it does without in the first round too.
+
+    Args:
+        data: all events.
+        first: those of which heads learn in the first round.
+        last: whether users' last events were held out.
+        withheld: whether items were left out of the first round.
+    """
+    if config.refit != "continue":
+        return TrainedOn(first, None)
+    if not last:
+        return TrainedOn(first, data)
+    if not config.withhold_last:
+        short = data.n_users > SHORT * data.n_events
+        return TrainedOn(first, data if short or withheld else None)
+    known = leave_last_out(data).train
+    users = np.bincount(first.user_idx, minlength=data.n_users) > 0
+    items = np.bincount(first.item_idx, minlength=data.n_items) > 0
+    both = users[known.user_idx] & items[known.item_idx]
+    return TrainedOn(known.take(both), known if withheld else None)
 
 
 def going_on_from(model: "Model", *, share: float, checkpoints: Path | None = None) -> Aids:

@@ -30,7 +30,7 @@ from steerec.engine.blend import (
 )
 from steerec.engine.calibrate import Calibration, CalibrationConfig, Sample, fit_calibration
 from steerec.engine.fused import Fused
-from steerec.engine.lessons import Aids, Teacher, trains
+from steerec.engine.lessons import Aids, Teacher, TrainedOn, trained_on, trains
 from steerec.engine.newcomers import first_steps, set_users_aside
 from steerec.engine.phi import UNSEEN_ITEM, Phi, PhiConfig
 from steerec.engine.pool import PoolConfig
@@ -62,6 +62,7 @@ class FitConfig:
         refit: what becomes of heads that train by epochs once calibration and θ are fitted: they
             continue on what was held out, train again in full, or never.
         refit_share: share of the epochs for which they continue.
+        withhold_last: heads that train never learn users' last events, as protocols ask.
         drop_idle: leave out heads that do not help on held-out cases.
         settings: head name → its settings.
     """
@@ -73,6 +74,7 @@ class FitConfig:
     only_new: bool = False
     refit: str = "continue"
     refit_share: float = 0.25
+    withhold_last: bool = False
     drop_idle: bool = False
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
@@ -214,33 +216,33 @@ def fit(
     config = config if aids.newest is None else replace(config, holdout="time")
     repeats = data.has_repeats if config.repeats is None else config.repeats
     absent = np.bincount(data.item_idx, minlength=data.n_items) == 0
-    split = hold_out(data, config, after=aids.newest)
+    split = hold_out(data, config, rng.spawn(1)[0], after=aids.newest)
     unseen = _pretend_unseen(split.cases, absent, config.blend.unseen_share, rng)
-    more = _to_go_on_with(data, split.train, config, withheld=bool(unseen.any()))
-    split = _for_first_round(split, unseen, resolved_holdout(data, config), rng.spawn(1)[0])
+    last, withheld = resolved_holdout(data, config) == "last", bool(unseen.any())
+    split = _for_first_round(split, unseen, rng.spawn(1)[0], last=last)
+    lessons = trained_on(data, split.train, last=last, withheld=withheld, config=config)
     cases = _sample_cases(split.cases, config.blend.max_cases, rng)
     steps, teacher = 2 * len(config.heads) + 2, Teacher(config.settings, aids, tell)
-    seconds = teacher.seconds
-    early = _early_heads(teacher, split.train, config, rng)
+    early = _early_heads(teacher, split.train, lessons, config, rng)
     tell("calibrate", len(config.heads), steps)
     began = time.perf_counter()
     phi = Phi.fit(split.train, config.phi)
     first = _FirstRound(early, phi, repeats, config, unseen, absent)
     calibrations, examples = _learn_from(split, cases, first, rng)
-    seconds["calibrate"] = time.perf_counter() - began
+    teacher.seconds["calibrate"] = time.perf_counter() - began
     tell("fit the blend", len(config.heads) + 1, steps)
     began = time.perf_counter()
     weights = weigh(examples, config.blend, aids.learnt_from, drop_idle=config.drop_idle)
-    seconds["blend"] = time.perf_counter() - began
+    teacher.seconds["blend"] = time.perf_counter() - began
     del examples, first
     final: dict[str, Head] = {}
     for number, name in enumerate(weights.heads):
         tell(f"fit {name}", len(config.heads) + 2 + number, steps)
-        final[name] = _second_round(teacher, name, early.pop(name), (data, more), config, rng)
+        final[name] = _second_round(teacher, name, early.pop(name), data, lessons, config, rng)
     dials = {UNSEEN_DIAL: weights.unseen_nats}
     strategy = Strategy(tuple(final), phi.names, weights.theta, dials=dials)
     curves = {name: calibrations[name] for name in final}
-    model = Model(data, final, curves, phi, strategy, repeats, seconds, say=weights.say)
+    model = Model(data, final, curves, phi, strategy, repeats, teacher.seconds, say=weights.say)
     return _with_fused(model, config.pool, rng.spawn(1)[0])
 
 
@@ -260,21 +262,30 @@ def _with_fused(model: Model, config: PoolConfig, rng: np.random.Generator) -> M
 
 
 def _early_heads(
-    teacher: Teacher, train: Dataset, config: FitConfig, rng: np.random.Generator
+    teacher: Teacher,
+    train: Dataset,
+    lessons: TrainedOn,
+    config: FitConfig,
+    rng: np.random.Generator,
 ) -> dict[str, Head]:
     """The heads that held-out cases are scored with."""
     early: dict[str, Head] = {}
     for number, name in enumerate(config.heads):
         teacher.watch(f"fit {name} (held-out round)", number, 2 * len(config.heads) + 2)
-        if (head := teacher.fit(name, train, rng)) is not None:
+        if (head := teacher.fit(name, lessons.first if trains(name) else train, rng)) is not None:
             early[name] = head
     if not early:
         raise DataError(f"none of the heads {config.heads} could be fitted on these data")
     return early
 
 
-def hold_out(data: Dataset, config: FitConfig, *, after: float | None = None) -> Split:
-    """Set cases aside: by basket or time where the data has them, else each user's last event.
+def hold_out(
+    data: Dataset, config: FitConfig, rng: np.random.Generator, *, after: float | None = None
+) -> Split:
+    """Set cases aside: by basket or time where the data has them, else users' last events.
+
+    Of many users only some, as many as θ is fitted on, lose theirs: heads that count are then
+    nearly as good on the cases as they will be, and θ believes them as much as it should.
 
     Args:
         after: Unix seconds up to which heads that are gone on from have seen events: then all
@@ -289,7 +300,7 @@ def hold_out(data: Dataset, config: FitConfig, *, after: float | None = None) ->
         return split_baskets(data, config.holdout_quantile, only_new=config.only_new)
     if kind == "time":
         return split_by_time(data, config.holdout_quantile)
-    return leave_last_out(data)
+    return leave_last_out(data, config.blend.max_cases, rng)
 
 
 def resolved_holdout(data: Dataset, config: FitConfig) -> str:
@@ -309,36 +320,17 @@ def _second_round(
     teacher: Teacher,
     name: str,
     head: Head,
-    rest: tuple[Dataset, Dataset | None],
+    data: Dataset,
+    lessons: TrainedOn,
     config: FitConfig,
     rng: np.random.Generator,
 ) -> Head:
-    """The head to serve: fitted on everything; one that trains goes on from the first round.
-
-    Args:
-        rest: everything, and what a head that trains goes on with; None: it stays as it is.
-    """
-    everything, more = rest
+    """The head to serve: fitted on everything; one that trains goes on from the first round."""
     if not trains(name) or config.refit == "full":
-        return teacher.fit(name, everything, rng) or head
-    if more is None:
+        return teacher.fit(name, data, rng) or head
+    if lessons.rest is None:
         return head
-    return teacher.go_on(name, head, more, rng, share=config.refit_share) or head
-
-
-def _to_go_on_with(
-    data: Dataset, learnt: Dataset, config: FitConfig, *, withheld: bool
-) -> Dataset | None:
-    """Events that trained heads still have to learn after the first round; None: none.
-
-    Where each user's last event was held out, little is new and they stay as they are, unless
-    items were withheld; held-out stretches of time hold what is newest.
-    """
-    if config.refit == "never":
-        return None
-    if resolved_holdout(data, config) == "last":
-        return learnt if withheld else None
-    return data
+    return teacher.go_on(name, head, lessons.rest, rng, share=config.refit_share) or head
 
 
 @dataclass(frozen=True)
@@ -371,12 +363,12 @@ def _pretend_unseen(
 
 
 def _for_first_round(
-    split: Split, unseen: NDArray[np.bool_], holdout: str, rng: np.random.Generator
+    split: Split, unseen: NDArray[np.bool_], rng: np.random.Generator, *, last: bool
 ) -> Split:
     """The split without the items that count as never seen, and with users who count as new."""
     if unseen.any():
         split = withhold(split, unseen)
-    return set_users_aside(split, rng) if holdout == "last" else split
+    return set_users_aside(split, rng) if last else split
 
 
 def _newcomers(split: Split, cases: Cases, rng: np.random.Generator) -> Cases:

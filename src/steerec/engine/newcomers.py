@@ -19,7 +19,7 @@ def set_users_aside(split: Split, rng: np.random.Generator) -> Split:
 
     So θ and the calibrations see short histories too. A long history cut short would not do: its
     target is what comes late in a life, and a first step is not like that. Heads that train by
-    epochs may never learn from these users (`_to_go_on_with` in model.py), so they are few.
+    epochs may never learn from these users (`trained_on` in lessons.py), so they are few.
     """
     cases, train = split.cases, split.train
     if np.mean(cases.lengths() <= SHORT) >= ENOUGH:
