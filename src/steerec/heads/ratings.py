@@ -3,8 +3,9 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,10 +99,19 @@ class Ratings(HistoryHead):
         n = self.n_items if items is None else len(items)
         scores = np.full((len(states), n), np.nan, np.float32)
         cut = np.s_[:] if items is None else items
-        for row, state in enumerate(states):
-            taste = self._taste(state)
-            if taste is not None:
-                scores[row] = self.mean[cut] + self.loadings[cut] @ taste
+        row, item, above, trust = self._heard(states)
+        asked, starts = np.unique(row, return_index=True)
+        if len(asked) == 0:
+            return scores
+        w = self.loadings[item]
+        weighed = w * (trust / self.noise[item])[:, None]
+        system = np.empty((len(asked), w.shape[1], w.shape[1]))
+        for number, (start, stop) in enumerate(pairwise([*starts.tolist(), len(row)])):
+            system[number] = weighed[start:stop].T @ w[start:stop]
+        system += np.eye(w.shape[1])
+        right = np.add.reduceat(above[:, None] * weighed, starts)
+        taste = np.linalg.solve(system, right[:, :, None])[:, :, 0]
+        scores[asked] = self.mean[cut] + taste @ self.loadings[cut].T
         return scores
 
     def save(self, folder: Path) -> None:
@@ -118,40 +128,36 @@ class Ratings(HistoryHead):
             mean, loadings, noise = (arrays[name] for name in ("mean", "loadings", "noise"))
         return cls(RatingsConfig(**about["config"]), mean, loadings, noise, about["spread"])
 
-    def _taste(self, state: History) -> Doubles | None:
-        """(factors,) the mean of z given what is told; None where no rating is."""
-        if state.rating is None:
-            return None
-        items, above, trust = self._heard(state.last(self.config.last))
-        if len(items) == 0:
-            return None
-        w = self.loadings[items]
-        weighed = w * (trust / self.noise[items])[:, None]
-        system = weighed.T @ w
-        system[np.diag_indices(len(system))] += 1.0
-        return np.asarray(np.linalg.solve(system, above @ weighed))
+    def _heard(self, states: Sequence[History]) -> tuple[Indices, Indices, Doubles, Doubles]:
+        """Who told of which items, ratings above the items' means, and how far to trust each.
 
-    def _heard(self, state: History) -> tuple[Indices, Doubles, Doubles]:
-        """Items, ratings above their means, and how far to trust each; empty without a rating.
-
-        The newest rating of an item counts; of an item without one, the newest event, as a rating
-        somewhat above or below the mean.
+        Sorted by state, then item; nothing of who told no rating. The newest rating of an item
+        counts; of an item without one, the newest event, as one above or below the mean.
         """
-        assert state.rating is not None
-        rated = np.isfinite(state.rating)
-        usable = (state.item_idx >= 0) & (state.item_idx < self.n_items)
-        usable &= rated | (state.weight != 0) & (self.config.unrated > 0)
-        usable[usable] = np.isfinite(self.mean[state.item_idx[usable]])
+        rows = [row for row, state in enumerate(states) if state.rating is not None]
+        some = [states[row].last(self.config.last) for row in rows]
+        row = np.repeat(np.array(rows, np.int32), [len(state) for state in some])
+        item = _joined([state.item_idx for state in some], np.int32)
+        weight = _joined([state.weight for state in some], np.float32)
+        rating = _joined([state.rating for state in some], np.float32)
+        rated = np.isfinite(rating)
+        usable = (item >= 0) & (item < self.n_items)
+        usable &= rated | ((weight != 0) & (self.config.unrated > 0))
+        usable[usable] = np.isfinite(self.mean[item[usable]])
+        usable &= np.bincount(row[usable & rated], minlength=len(states))[row] > 0
         at = np.flatnonzero(usable)
-        if not rated[at].any():
-            return np.empty(0, np.int32), np.empty(0), np.empty(0)
-        at = at[np.argsort(rated[at], kind="stable")[::-1]]  # ratings first, then newest first
-        items, first = np.unique(state.item_idx[at], return_index=True)
-        at = at[first]
-        given = state.rating[at].astype(np.float64) - self.mean[items]
-        guessed = LIKED * self.spread * np.sign(state.weight[at])
-        told = rated[at]
-        return items, np.where(told, given, guessed), np.where(told, 1.0, self.config.unrated)
+        at = at[np.lexsort((rated[at], item[at], row[at]))]  # stable: the newest comes last
+        last = np.ones(len(at), bool)
+        last[:-1] = (row[at[1:]] != row[at[:-1]]) | (item[at[1:]] != item[at[:-1]])
+        at = at[last]
+        given = rating[at].astype(np.float64) - self.mean[item[at]]
+        guessed = LIKED * self.spread * np.sign(weight[at])
+        above = np.where(rated[at], given, guessed)
+        return row[at], item[at], above, np.where(rated[at], 1.0, self.config.unrated)
+
+
+def _joined(parts: list[Any], kind: type) -> NDArray[Any]:
+    return np.concatenate(parts) if parts else np.empty(0, kind)
 
 
 def _told(data: Dataset) -> sparse.csr_matrix:
