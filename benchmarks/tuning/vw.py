@@ -6,9 +6,10 @@
     python benchmarks/tuning/vw.py --world shop --seeds 3 --python /tmp/vw-venv/bin/python \
         --words "--cb_explore_adf --bag 5 -l 0.1"         (the best of it, kept beside loop.py's)
 
-Its candidates are the best 50 of the frozen blend; its distribution is drawn from, place by place,
-by the same sampler. It learns each shown place with the clicks divided by the known probability
-that the place is looked at.
+Its candidates are the best 50 of the frozen blend. For each place it is asked anew for its
+distribution over those that are left, and an item is drawn by luck that depends on visitor, visit
+and place alone. It learns each shown place with the clicks divided by the known probability that
+the place is looked at.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from steerec.engine.loop_figures import figures
 from steerec.engine.model import Model
 from steerec.engine.policies import FixedBlend
 from steerec.engine.simulate import WORLDS, build_world, fit_heads
+from steerec.simulation.chance import NOISE, uniform
 from steerec.simulation.world import World, examined
 
 HERE = Path(__file__).parent
@@ -40,17 +42,18 @@ GRID = (
     "--cb_explore_adf --epsilon 0.02 -l 0.5",
     "--cb_explore_adf --squarecb --gamma_scale 100 -l 0.5",
 )
-CANDIDATES = 50
+CANDIDATES, PLACES = 50, 10
 
 
 class VowpalWabbit:
     """A child process that gives distributions over candidates; see Policy."""
 
-    temperature = 1.0
+    temperature = 0.0  # it draws by itself
 
-    def __init__(self, python: Path, words: str, frozen: FixedBlend) -> None:
+    def __init__(self, python: Path, words: str, frozen: FixedBlend, seed: int) -> None:
         self.name = "vw"
-        self._frozen = frozen
+        self._frozen, self._seed = frozen, seed
+        self._propensity = np.ones((0, 0))  # of the block that was asked for last
         script = str(HERE / "vw_child.py")
         self._child = subprocess.Popen(
             [str(python), script, *words.split()], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -58,20 +61,26 @@ class VowpalWabbit:
 
     def weigh(self, board: Board) -> np.ndarray:
         scores = np.where(board.allowed, self._frozen.weigh(board), -np.inf).astype(np.float64)
-        pool, found = best_of(scores, CANDIDATES)
-        rows = np.arange(len(pool))[:, None]
+        pool, _ = best_of(scores, CANDIDATES)
+        rows, visit = np.arange(len(pool))[:, None], board.visit
+        place = np.arange(1, PLACES + 1)
+        luck = uniform(self._seed, NOISE, visit.visitor[:, None], visit.number[:, None], place)
         z = np.moveaxis(board.z[:, rows, pool], 0, 2)
-        self._send(z=np.where(np.isfinite(found)[:, :, None], z, -12.0), phi=board.phi)
-        p = np.where(np.isfinite(found), self._receive()["p"], 0.0)
+        self._send(z=z, phi=board.phi, open=pool >= 0, luck=luck)
+        drawn = self._receive()
+        self._propensity = drawn["propensity"]
         weighed = np.full(scores.shape, -np.inf)
-        weighed[rows, pool] = np.where(pool >= 0, np.log(np.maximum(p, 1e-12)), -np.inf)
+        items = np.take_along_axis(pool, drawn["places"], axis=1)
+        found = drawn["places"] >= 0
+        weighed[np.nonzero(found)[0], items[found]] = -np.broadcast_to(place, items.shape)[found]
         return weighed
 
     def learn(self, board: Board, served: Served) -> None:
         rows = np.arange(len(served.items))[:, None]
         z = np.moveaxis(board.z[:, rows, served.items], 0, 2)
         cost = -1.0 * served.clicks / examined(served.items.shape[1])
-        self._send(z=z, phi=board.phi, cost=cost, propensity=served.propensity)
+        shown = served.items >= 0
+        self._send(z=z, phi=board.phi, cost=cost, propensity=self._propensity, open=shown)
 
     def telling(self) -> dict[str, Any]:
         return {}
@@ -147,7 +156,7 @@ def _play(
     """A run and the processor's seconds, those of the child apart."""
     began = time.process_time()
     frozen = FixedBlend.frozen(model, loop.temperature)
-    policy = VowpalWabbit(options.python, f"{words} --random_seed {seed + 1}", frozen)
+    policy = VowpalWabbit(options.python, f"{words} --random_seed {seed + 1}", frozen, seed)
     trace = run(world, model, policy, loop, seed=seed)
     policy.close()
     return trace, time.process_time() - began

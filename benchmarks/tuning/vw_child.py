@@ -37,9 +37,18 @@ def shared(phi):
     return "shared |p " + " ".join(f"f{k}:{v:.4f}" for k, v in enumerate(phi) if v)
 
 
-def distribution(vw, z, phi):
-    """(n_pool,): probability of each candidate."""
-    return np.array(vw.predict([shared(phi), *map(action, z)]))
+def draw(vw, z, phi, may, luck):
+    """Places drawn one after the other from what is left, each with its probability; -1: none."""
+    examples = vw.parse([shared(phi), *map(action, z)])
+    left = np.flatnonzero(may).tolist()
+    places, propensity = np.full(len(luck), -1), np.ones(len(luck))
+    for place in range(min(len(luck), len(left))):
+        p = np.array(vw.predict([examples[0], *(examples[1 + at] for at in left)]))
+        p /= p.sum()
+        at = min(int(np.searchsorted(np.cumsum(p), luck[place])), len(left) - 1)
+        places[place], propensity[place] = left.pop(at), p[at]
+    vw.finish_example(examples)
+    return places, propensity
 
 
 def learn(vw, z, phi, cost, propensity):
@@ -55,11 +64,14 @@ def main():
     vw = vowpalwabbit.Workspace(" ".join(sys.argv[1:]) + " --cb_type mtr -q zp --quiet")
     while (asked := receive(sys.stdin.buffer)) is not None:
         if "cost" in asked:
-            for row in zip(*(asked[n] for n in ("z", "phi", "cost", "propensity")), strict=True):
-                learn(vw, *row)
+            told = (asked[n] for n in ("z", "phi", "cost", "propensity", "open"))
+            for z, phi, cost, propensity, shown in zip(*told, strict=True):
+                learn(vw, z[shown], phi, cost[shown], propensity[: len(cost)][shown])
             continue
-        rows = zip(asked["z"], asked["phi"], strict=True)
-        send(sys.stdout.buffer, p=np.array([distribution(vw, z, phi) for z, phi in rows]))
+        rows = zip(*(asked[n] for n in ("z", "phi", "open", "luck")), strict=True)
+        drawn = [draw(vw, *row) for row in rows]
+        places, propensity = (np.stack(part) for part in zip(*drawn, strict=True))
+        send(sys.stdout.buffer, places=places, propensity=propensity)
 
 
 if __name__ == "__main__":
