@@ -17,7 +17,8 @@ from steerec.tuning.design import Design, choose_columns
 from steerec.tuning.guard import Allowance, GuardConfig, Reference, Watch, hold
 from steerec.tuning.learner import Learner, LearnerConfig, OnlineTuner
 from steerec.tuning.observed import Epoch, Observed
-from steerec.tuning.ope.gate import Decision, gate
+from steerec.tuning.ope.estimators import Reading, prepare, read
+from steerec.tuning.ope.gate import Decision, decide
 from steerec.tuning.ope.log import SlateLog
 from steerec.tuning.ope.softmax import softmax_policy
 from steerec.tuning.personal import Offset
@@ -223,13 +224,17 @@ class Tuned:
         learnt = self._tuner.learner.learnt(now).theta
         self._trim()
         log = self._slate_log()
-        before = softmax_policy(log, self._stacked(self.promoted), seed=self._slates)
+        evidence = prepare(log, np.random.default_rng(self._slates))
+
+        def seen(theta: Theta) -> Reading:
+            return read(evidence, softmax_policy(log, self._stacked(theta), seed=self._slates))
+
+        before = seen(self.promoted)
         proposals = [
             (f"a step of {s}", self.promoted + s * (learnt - self.promoted)) for s in STEPS
         ]
         for said, theta in [*proposals, ("the live epoch", self._epoch.theta)]:
-            after = softmax_policy(log, self._stacked(theta), seed=self._slates)
-            found = gate(log, before, after, rng=np.random.default_rng(self._slates))
+            found = decide(evidence, before, seen(theta))
             self.notes.append(f"{self._slates} {found.action} {said}: {found.why}")
             if found.action == "promote":
                 self._promote(theta, found, now)
