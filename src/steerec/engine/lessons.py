@@ -69,8 +69,8 @@ def trained_on(
 
     θ believes a head as far as it was right on held-out cases, so in the end each must know the
     newest events as well, or as little, as it did there. Where histories are long, users' last
-    events are hardly any news, and such a head stays as it is. Where it may not learn them at all,
-    it does without in the first round too.
+    events are hardly any news, and such a head stays as it is. Where it may not learn them and
+    histories are short, it lacks one more of each user in the first round.
 
     Args:
         data: all events.
@@ -82,14 +82,22 @@ def trained_on(
         return TrainedOn(first, None)
     if not last:
         return TrainedOn(first, data)
+    short = data.n_users > SHORT * data.n_events
     if not config.withhold_last:
-        short = data.n_users > SHORT * data.n_events
         return TrainedOn(first, data if short or withheld else None)
     known = leave_last_out(data).train
     users = np.bincount(first.user_idx, minlength=data.n_users) > 0
     items = np.bincount(first.item_idx, minlength=data.n_items) > 0
-    both = users[known.user_idx] & items[known.item_idx]
-    return TrainedOn(known.take(both), known if withheld else None)
+    before = _without_last(known) if short else known
+    both = users[before.user_idx] & items[before.item_idx]
+    return TrainedOn(before.take(both), known if short or withheld else None)
+
+
+def _without_last(data: Dataset) -> Dataset:
+    try:
+        return leave_last_out(data).train
+    except DataError:  # nobody has two events
+        return data
 
 
 def going_on_from(model: "Model", *, share: float, checkpoints: Path | None = None) -> Aids:
