@@ -30,7 +30,7 @@ class Tenant:
     live: Live
     store: Store
     telemetry: Telemetry
-    others: "Tenants | None" = None
+    among: "Tenants | None" = None
     _woken: threading.Event = field(default_factory=threading.Event)
     _away: dict[str, str] = field(default_factory=dict)
     _seen: int = -1  # the store's newest place when it was last followed
@@ -60,7 +60,7 @@ class Tenant:
     @property
     def shared(self) -> bool:
         """Whether other processes may write to the store."""
-        return self.others is not None and self.others.shared
+        return self.among is not None and self.among.shared
 
     async def catch_up_with(self, user_id: str, now: float) -> None:
         """Take in what other processes have just stored of a user, where they share a file."""
