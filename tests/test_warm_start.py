@@ -105,22 +105,22 @@ def test_a_network_keeps_the_directions_of_texts_that_it_learnt_in():
 
 def test_held_out_cases_all_come_after_and_learning_all_before():
     moment = float(np.quantile(data().time, 0.5))
-    split = hold_out(data(), config(), np.random.default_rng(0), after=moment)
+    split = hold_out(data(), config(), after=moment)
     assert split.cases.now.min() > moment >= split.train.time.max()
 
 
 def test_too_little_after_the_earlier_snapshot_is_told_with_the_numbers():
     times = np.sort(data().time)
     with pytest.raises(DataError, match=r"^0 events after .* at least 200 .* without --from"):
-        hold_out(data(), config(), np.random.default_rng(0), after=float(times[-1]))
+        hold_out(data(), config(), after=float(times[-1]))
     with pytest.raises(DataError, match=r"^\d\d events after"):
-        hold_out(data(), config(), np.random.default_rng(0), after=float(times[-50]))
+        hold_out(data(), config(), after=float(times[-50]))
 
 
 def test_going_on_without_times_is_refused_on_either_side():
     timeless = replace(data(), time=np.full(data().n_events, np.nan))
     with pytest.raises(DataError, match=r"needs a time for every event.*without --from"):
-        hold_out(timeless, config(), np.random.default_rng(0), after=0.0)
+        hold_out(timeless, config(), after=0.0)
     model = fit(timeless, replace(config(), heads=("trending",)), np.random.default_rng(0))
     with pytest.raises(DataError, match=r"have no times.*without --from"):
         going_on_from(model, share=0.25)

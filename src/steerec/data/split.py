@@ -103,13 +103,8 @@ def single_targets(data: Dataset, positions: NDArray[np.int64]) -> Cases:
     )
 
 
-def leave_last_out(
-    data: Dataset, most: int | None = None, rng: np.random.Generator | None = None
-) -> Split:
+def leave_last_out(data: Dataset) -> Split:
     """The last event of each user with at least two is the case; all others train.
-
-    Args:
-        most: cases at most, of users drawn by `rng`; of all others every event trains.
 
     Raises:
         DataError: if no user has two events.
@@ -118,8 +113,6 @@ def leave_last_out(
     last = data.starts[1:][counts >= 2] - 1
     if len(last) == 0:
         raise DataError("no user has two events: nothing can be foretold and compared")
-    if most is not None and rng is not None and len(last) > most:
-        last = np.sort(rng.choice(last, most, replace=False))
     keep = np.ones(data.n_events, bool)
     keep[last] = False
     return Split(data.take(keep), single_targets(data, last))

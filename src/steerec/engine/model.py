@@ -216,7 +216,7 @@ def fit(
     config = config if aids.newest is None else replace(config, holdout="time")
     repeats = data.has_repeats if config.repeats is None else config.repeats
     absent = np.bincount(data.item_idx, minlength=data.n_items) == 0
-    split = hold_out(data, config, rng.spawn(1)[0], after=aids.newest)
+    split = hold_out(data, config, after=aids.newest)
     unseen = _pretend_unseen(split.cases, absent, config.blend.unseen_share, rng)
     last, withheld = resolved_holdout(data, config) == "last", bool(unseen.any())
     split = _for_first_round(split, unseen, rng.spawn(1)[0], last=last)
@@ -279,13 +279,8 @@ def _early_heads(
     return early
 
 
-def hold_out(
-    data: Dataset, config: FitConfig, rng: np.random.Generator, *, after: float | None = None
-) -> Split:
-    """Set cases aside: by basket or time where the data has them, else users' last events.
-
-    Of many users only some, as many as θ is fitted on, lose theirs: heads that count are then
-    nearly as good on the cases as they will be, and θ believes them as much as it should.
+def hold_out(data: Dataset, config: FitConfig, *, after: float | None = None) -> Split:
+    """Set cases aside: by basket or time where the data has them, else each user's last event.
 
     Args:
         after: Unix seconds up to which heads that are gone on from have seen events: then all
@@ -300,7 +295,7 @@ def hold_out(
         return split_baskets(data, config.holdout_quantile, only_new=config.only_new)
     if kind == "time":
         return split_by_time(data, config.holdout_quantile)
-    return leave_last_out(data, config.blend.max_cases, rng)
+    return leave_last_out(data)
 
 
 def resolved_holdout(data: Dataset, config: FitConfig) -> str:

@@ -208,10 +208,10 @@ class _Bench:
         watch: Callable[[str, int, int], None],
         clock: Callable[[], float],
     ) -> "_Bench":
-        rng = np.random.default_rng(how.seed)
-        split, began = hold_out(data, config, rng), clock()
+        split, began = hold_out(data, config), clock()
         cases = split.cases
         if len(cases) > MOST_CASES:
+            rng = np.random.default_rng(how.seed)
             cases = cases.take(np.sort(rng.choice(len(cases), MOST_CASES, replace=False)))
 
         def tell(what: str, done: int, total: int) -> None:
