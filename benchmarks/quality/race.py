@@ -124,7 +124,7 @@ def lines(result: Mapping[str, Any]) -> Iterable[str]:
     ours = dict(_ours(result))
     for name, run in ours.items():
         blend = run["results"]["blend"]
-        label = f"steerec: {name}, commit `{run['commit']}`"
+        label = f"steerec: {name}, commit `{run['commit']}`, {run['threads']} threads"
         yield _row(label, run["seconds"]["fit"], blend, run)
     if epochs:
         yield "\n" + verdict(epochs, ours, limit_s)
