@@ -154,6 +154,12 @@ def test_jester_hides_ten_known_ratings_and_teaches_heads_from_the_others(jester
         assert set(np.flatnonzero(world.hidden[v])) == set(start.item_idx.tolist())
         for item, weight in zip(start.item_idx, start.weight, strict=True):
             assert weight == (1 if ratings[f"v{v}", world.data.item_ids[item]] > 5 else -1)
+        given = [ratings[f"v{v}", world.data.item_ids[item]] for item in start.item_idx]
+        assert start.rating == pytest.approx(given, rel=1e-6)
+    data = world.data
+    for user, item, rating in zip(data.user_idx, data.item_idx, data.rating, strict=True):
+        given = ratings[data.user_ids[user], data.item_ids[item]]
+        assert rating == pytest.approx(given, rel=1e-6)
     r = ratings["v3", "j11"]
     wanted = world.truth[0][3, world.data.item_index["j11"]]
     assert wanted == pytest.approx(1 / (1 + np.exp(-(r - 5) / 2)), rel=1e-4)
