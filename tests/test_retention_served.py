@@ -77,6 +77,9 @@ LIMITS = """
 [service.retention]
 events = 200_000
 impressions = 20_000
+
+[tuning.reward]
+most_kept = 2_000
 """
 
 
@@ -99,6 +102,7 @@ def test_five_million_events_leave_disk_and_memory_bounded(tmp_path):
         assert server.metric("steerec_applied_total", what="events") == 5_000_000
     finally:
         assert server.stop() == 0
-    # Histories are at their bound of 5,000 events each from 2 million on.
+    # Histories are at their bound of 5,000 events each from 2 million on, slates that wait for late
+    # events at theirs from 1.25 million on.
     assert watch.most("rss_mib", 4e6, 5e6) < 1.1 * watch.most("rss_mib", 2e6, 3e6)
     assert watch.most("disk_mib", 4e6, 5e6) < 1.2 * watch.most("disk_mib", 1e6, 3e6)
