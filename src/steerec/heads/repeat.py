@@ -17,9 +17,10 @@ from steerec.data.distinct import distinct
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead, Room
 from steerec.heads.linear import best_first
+from steerec.heads.standing import latest, standings
 
 DAY_S = 86_400.0
-N_FEATURES = 16
+N_FEATURES = 15  # of a user and an own item; those of the item alone follow
 USERS_AT_ONCE = 64  # in the fit; bounds memory
 
 
@@ -33,8 +34,11 @@ class RepeatConfig:
     newest_steps: int = 8  # steps of each user that are learnt from, the newest
     least: float = 0.001  # share of repeated events below which the head stays silent
     shrink: float = 20.0  # pseudo-counts behind an item's own rate of return
+    half_lives_days: tuple[float, ...] = (14.0, 60.0)  # windows of how well an item goes of late
 
     def __post_init__(self) -> None:
+        if not self.half_lives_days or min(self.half_lives_days) <= 0:
+            raise ConfigError(f"repeat: half_lives_days={self.half_lives_days}, expected > 0")
         if min(self.l2, self.shrink) <= 0 or min(self.rounds, self.max_rows) < 1:
             raise ConfigError(
                 "repeat: expected l2 and shrink above 0, rounds and max_rows of at least 1"
@@ -47,12 +51,14 @@ class Repeat(HistoryHead):
 
     Where people never take an item twice it is silent (all NaN).
 
-    A logistic regression on counts, recency and rhythm of (user, item), on the item's own rate of
-    return and the user's share of repeats.
+    A logistic regression on counts, recency and rhythm of (user, item), on the user's share of
+    repeats, on the item's own rate of return, and on how well it goes of late with everybody: what
+    is no longer sold or out of season does not come back.
 
     Attributes:
-        weights: (N_FEATURES,) float64; all 0 where nothing repeats.
-        returns: (n_items,) float64, log-odds that a taken item is taken again, shrunk.
+        weights: (N_FEATURES + n_item_features,) float64; all 0 where nothing repeats.
+        items: (n_items, n_item_features) float64: log-odds that a taken item is taken again,
+            shrunk; then how it stands in each window and of all times, see heads.standing.
 
     Source: features after Hu et al. 2020, Modeling personalized item frequency information for
         next-basket recommendation, section 4, and Jeunen's and others' recency-to-gap ratio.
@@ -61,33 +67,38 @@ class Repeat(HistoryHead):
     name: ClassVar[str] = "repeat"
     config: RepeatConfig
     weights: NDArray[np.float64]
-    returns: NDArray[np.float64]
+    items: NDArray[np.float64]
 
     @property
     def n_items(self) -> int:
         """Items in the catalogue."""
-        return len(self.returns)
+        return len(self.items)
 
     @classmethod
     def fit(cls, data: Dataset, config: RepeatConfig, rng: np.random.Generator) -> Self:
         """See Head."""
         if not (data.weight > 0).any():
             raise DataError("repeat: no event weighs above 0, expected at least one")
-        returns = _rates_of_return(data, config.shrink)
+        returns = _rates_of_return(data, config.shrink)[:, None]
+        items = np.concatenate([returns, latest(data, config.half_lives_days)], axis=1)
+        silent = cls(config, np.zeros(N_FEATURES + items.shape[1]), items)
         pairs = data.user_idx.astype(np.int64) * data.n_items + data.item_idx
         if len(distinct(pairs)) > (1 - config.least) * len(pairs):
-            return cls(config, np.zeros(N_FEATURES), returns)
-        x, y = _lessons(data, returns, config, rng)
+            return silent
+        own, times, y = _lessons(data, config, rng)
         if not y.any():  # nothing was ever taken twice
-            return cls(config, np.zeros(N_FEATURES), returns)
-        return cls(config, _logistic(x, y, config), returns)
+            return silent
+        stood = standings(data, config.half_lives_days, own.items, times)
+        x = np.concatenate([own.features, returns[own.items], stood], axis=1)
+        return cls(config, _logistic(x, y, config), items)
 
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: NaN for items that are not in the user's history."""
         scores = np.full((len(states), self.n_items), np.nan, np.float32)
         if self.weights.any():
-            own = _own(states, now, self.returns)
-            scores[own.row, own.items] = own.features @ self.weights
+            own = _own(states, now, self.n_items)
+            worth = own.features @ self.weights[:N_FEATURES]
+            scores[own.row, own.items] = worth + self._worth[own.items]
         return scores if items is None else scores[:, items]
 
     def answer(
@@ -124,9 +135,14 @@ class Repeat(HistoryHead):
             state.time,
             state.basket,
             now,
-            self.returns,
-            self.weights,
+            self._worth,
+            self.weights[:N_FEATURES],
         )
+
+    @cached_property
+    def _worth(self) -> NDArray[np.float64]:
+        """(n_items,): what the features of each item alone add."""
+        return np.asarray(self.items @ self.weights[N_FEATURES:])
 
     @cached_property
     def _repeats(self) -> bool:
@@ -140,14 +156,15 @@ class Repeat(HistoryHead):
     def save(self, folder: Path) -> None:
         """See Head."""
         (folder / "config.json").write_text(json.dumps(asdict(self.config)))
-        np.savez(folder / "weights.npz", weights=self.weights, returns=self.returns)
+        np.savez(folder / "weights.npz", weights=self.weights, items=self.items)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """See Head."""
-        config = RepeatConfig(**json.loads((folder / "config.json").read_text()))
+        told = json.loads((folder / "config.json").read_text())
+        config = RepeatConfig(**{**told, "half_lives_days": tuple(told["half_lives_days"])})
         with np.load(folder / "weights.npz", allow_pickle=False) as stored:
-            return cls(config, stored["weights"], stored["returns"])
+            return cls(config, stored["weights"], stored["items"])
 
 
 @dataclass(frozen=True)
@@ -160,17 +177,21 @@ class _Own:
 
 
 def _lessons(
-    data: Dataset, returns: NDArray[np.float64], config: RepeatConfig, rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Features of (step, own item) and whether the step held it, whole users in random order."""
-    order, n_items = rng.permutation(data.n_users), len(returns)
-    features, labels, total = [np.empty((0, N_FEATURES))], [np.empty(0)], 0
+    data: Dataset, config: RepeatConfig, rng: np.random.Generator
+) -> tuple[_Own, Times, NDArray[np.float64]]:
+    """Each (step, own item), the step's time, and whether it held the item.
+
+    Whole users in random order; the rows of `_Own` are steps numbered anew for each few of them.
+    """
+    order, n_items = rng.permutation(data.n_users), data.n_items
+    parts, when, labels, total = [_nothing()], [np.empty(0)], [np.empty(0)], 0
     for start in range(0, data.n_users, USERS_AT_ONCE):
         lessons = [
             _newest_steps(data.history(int(u)), config) for u in order[start:][:USERS_AT_ONCE]
         ]
         flat = [lesson for of_user in lessons for lesson in of_user]
-        own = _own([past for past, _, _ in flat], np.array([time for _, _, time in flat]), returns)
+        times = np.array([time for _, _, time in flat])
+        own = _own([past for past, _, _ in flat], times, n_items)
         taken = np.repeat(np.arange(len(flat)), [len(items) for _, items, _ in flat]) * n_items
         taken += np.concatenate([np.empty(0, np.int32), *(items for _, items, _ in flat)])
         stop = np.cumsum(np.bincount(own.row, minlength=len(flat)))
@@ -178,12 +199,25 @@ def _lessons(
         upto = total + np.where(ends >= 0, stop[ends], 0)
         enough = int(np.searchsorted(upto, config.max_rows))  # the first user who fills it
         cut = len(own.row) if enough == len(upto) else int(upto[enough] - total)
-        features.append(own.features[:cut])
+        parts.append(_Own(own.row[:cut], own.items[:cut], own.features[:cut]))
+        when.append(times[own.row[:cut]])
         labels.append(np.isin(own.row * n_items + own.items, taken)[:cut].astype(np.float64))
         total += cut
         if enough < len(upto):
             break
-    return np.concatenate(features), np.concatenate(labels)
+    return _joined(parts), np.concatenate(when), np.concatenate(labels)
+
+
+def _nothing() -> _Own:
+    return _Own(np.empty(0, np.int64), np.empty(0, np.int32), np.empty((0, N_FEATURES)))
+
+
+def _joined(parts: Sequence[_Own]) -> _Own:
+    return _Own(
+        np.concatenate([part.row for part in parts]),
+        np.concatenate([part.items for part in parts]),
+        np.concatenate([part.features for part in parts]),
+    )
 
 
 def _newest_steps(history: History, config: RepeatConfig) -> list[tuple[History, Indices, float]]:
@@ -204,12 +238,12 @@ def _opens(basket: Indices) -> NDArray[np.bool_]:
     return opens
 
 
-def _own(histories: Sequence[History], now: Times, returns: NDArray[np.float64]) -> _Own:
+def _own(histories: Sequence[History], now: Times, n_items: int) -> _Own:
     """The own items of each user, rising, as the user's clock shows `now`."""
-    taken = _Taken.of(histories, len(returns))
+    taken = _Taken.of(histories, n_items)
     if len(taken.items) == 0:
-        return _Own(np.empty(0, np.int64), np.empty(0, np.int32), np.empty((0, N_FEATURES)))
-    key = taken.row * len(returns) + taken.items
+        return _nothing()
+    key = taken.row * n_items + taken.items
     order = np.argsort(key, kind="stable")  # each pair's events side by side, oldest first
     fresh = np.ones(len(order), bool)
     fresh[1:] = key[order[1:]] != key[order[:-1]]
@@ -229,7 +263,6 @@ def _own(histories: Sequence[History], now: Times, returns: NDArray[np.float64])
         days=(now[row] - taken.time[newest]) / DAY_S,
         n_steps=taken.n_steps[row],
         each=(n_taken / n_own)[row],
-        returns=returns[taken.items[oldest]],
     )
     return _Own(row, taken.items[oldest], features)
 
@@ -279,7 +312,6 @@ def _features(
     days: NDArray[np.float64],
     n_steps: NDArray[np.float64],
     each: NDArray[np.float64],
-    returns: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """(n, N_FEATURES) of pairs of a user and an own item.
 
@@ -307,7 +339,6 @@ def _features(
         days,
         np.log(n_steps),
         np.log(each),
-        returns,
     )
     return np.stack(columns, axis=1)
 

@@ -30,7 +30,7 @@ def _steps(
     return places[:n_known].copy(), steps[:n_known].copy()
 
 
-@compiled(DOUBLE(given(DOUBLE), DOUBLE, DOUBLE, DOUBLE, DOUBLE, DOUBLE, DOUBLE, DOUBLE, DOUBLE))
+@compiled(DOUBLE(given(DOUBLE), DOUBLE, DOUBLE, DOUBLE, DOUBLE, DOUBLE, DOUBLE, DOUBLE))
 def _weighed(
     weights: NDArray[np.float64],
     count: float,
@@ -40,7 +40,6 @@ def _weighed(
     days: float,
     n_steps: float,
     each: float,
-    returns: float,
 ) -> float:
     """A row of heads.repeat._features times the weights, in its order."""
     gap = (span - since) / (count - 1) if count > 1 else 0.0
@@ -52,8 +51,7 @@ def _weighed(
     total += weights[7] * log(recent + 0.02) + weights[8] * rhythm + weights[9] * rhythm**2
     total += weights[10] * (count == 1) + weights[11] * (since == 1)
     total += weights[12] * (log1p(max(days, 0.0)) if days == days else 0.0)
-    total += weights[13] * log(n_steps) + weights[14] * log(each)
-    return float(total + weights[15] * returns)
+    return float(total + weights[13] * log(n_steps) + weights[14] * log(each))
 
 
 @compiled(
@@ -67,15 +65,16 @@ def own_scores(
     time: Times,
     basket: Indices,
     now: float,
-    returns: NDArray[np.float64],
+    worth: NDArray[np.float64],
     weights: NDArray[np.float64],
 ) -> tuple[Indices, Floats]:
     """The user's own items, each once, and their scores.
 
     Args:
-        returns: (n_items,) and weights: of the head.
+        worth: (n_items,) what each item adds for itself.
+        weights: of the features of a user and an own item.
     """
-    places, steps = _steps(item_idx, weight, basket, len(returns))
+    places, steps = _steps(item_idx, weight, basket, len(worth))
     items, place = distinct(item_idx[places])
     n_own, n_taken = len(items), len(places)
     count, recent = np.zeros(n_own), np.zeros(n_own)
@@ -91,7 +90,7 @@ def own_scores(
         newest[own], last[own] = steps[event], time[places[event]]
     scores = np.empty(n_own, np.float32)
     for own in range(n_own):
-        scores[own] = _weighed(
+        scores[own] = worth[items[own]] + _weighed(
             weights,
             count[own],
             n_steps - newest[own],
@@ -100,6 +99,5 @@ def own_scores(
             (now - last[own]) / DAY_S,
             n_steps,
             n_taken / n_own,
-            returns[items[own]],
         )
     return items, scores
