@@ -59,8 +59,10 @@ def conditions(threads: int | None = None) -> dict[str, Any]:
     }
 
 
-def run_product(name: str, scenario: Scenario, data_dir: Path, seed: int, threads: int) -> None:
+def run_product(name: str, scenario: Scenario, options: argparse.Namespace) -> None:
     """`steerec evaluate` in a process of its own, so that seconds and memory are the product's."""
+    data_dir, seed, threads = options.data_dir, options.seed, options.threads
+    ablation = not options.no_ablation
     around = conditions(threads)
     known = scenario.data in PUBLIC_SETS
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +77,7 @@ def run_product(name: str, scenario: Scenario, data_dir: Path, seed: int, thread
             f"--heads={scenario.heads}",
             f"--seed={seed}",
             f"--json={out}",
-            "--ablation",
+            *(["--ablation"] if ablation else []),
         ]
         if scenario.settings:
             config = Path(folder) / "steerec.toml"
@@ -164,6 +166,9 @@ def arguments() -> argparse.Namespace:
     chosen.add_argument("--list", action="store_true", help="show the ids")
     parser.add_argument("--peers", action="store_true", help="also run the peers")
     parser.add_argument("--peers-only", action="store_true", help="leave steerec's own run out")
+    parser.add_argument(
+        "--no-ablation", action="store_true", help="leave out the blend without each head"
+    )
     parser.add_argument("--env", type=Path, default=default_env(), help="the peers' environment")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=THREADS, help="of our own run")
@@ -184,7 +189,7 @@ def main() -> int:
         scenario = SCENARIOS[name]
         if not options.peers_only:
             try:
-                run_product(name, scenario, options.data_dir, options.seed, options.threads)
+                run_product(name, scenario, options)
             except subprocess.CalledProcessError as e:
                 print(f"{name} failed with exit status {e.returncode}")
                 failed.append(name)
