@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from contextlib import suppress
 
+import httpx
 import jsonschema_rs
 import msgspec
 import pytest
@@ -164,7 +165,10 @@ def _fuzz_one(shop, operation, mode, n, statuses):
     )
     @given(operation.as_strategy(generation_mode=mode))
     def run(case):
-        answer = sent(shop, case)
+        try:
+            answer = sent(shop, case)
+        except httpx.InvalidURL:  # longer than this client sends
+            return
         statuses[answer.status_code] += 1
         assert answer.status_code < 500, (case, answer.text)
         if answer.status_code >= 400:
