@@ -19,7 +19,7 @@ from steerec.engine.blend import (
     with_newcomers,
 )
 from steerec.engine.phi import NO_HISTORY, UNSEEN_ITEM
-from steerec.errors import ConfigError
+from steerec.errors import ConfigError, DataError
 
 TRUE = np.array([[1.0, 0.5], [0.0, -0.8], [0.6, 0.0]])  # (heads, features)
 
@@ -180,3 +180,11 @@ def test_weights_without_a_head_are_those_of_examples_that_never_had_it():
     np.testing.assert_allclose(theta, expected, atol=1e-3)  # sums in another order
     assert (theta.shape, nats) == ((2, 3), 0.0)
     assert examples.held_out.z.shape[2] == 3
+
+
+def test_scores_that_are_no_numbers_are_told():
+    cases = choices(20, 5)
+    z = cases.z.copy()
+    z[3, 2, 1] = np.nan
+    with pytest.raises(DataError, match="weights of the blend are no numbers"):
+        descend(replace(cases, z=z), BlendConfig())

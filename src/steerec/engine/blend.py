@@ -8,7 +8,7 @@ from scipy import optimize
 
 from steerec.contracts import Floats
 from steerec.engine.phi import NO_HISTORY, UNSEEN_ITEM
-from steerec.errors import ConfigError
+from steerec.errors import ConfigError, DataError
 
 TOP_HALF = 10.0  # place at which a target's share is half that of one at the top
 TOP_ROUNDS = 2
@@ -168,8 +168,15 @@ def _top_heavy(candidates: Candidates, theta: NDArray[np.float64]) -> Candidates
     return replace(candidates, target=share)
 
 
+@np.errstate(
+    invalid="ignore"
+)  # BLAS now and then raises the flag over numbers beside those it means
 def descend(candidates: Candidates, config: BlendConfig) -> NDArray[np.float64]:
-    """θ (n_heads, n_features) at the minimum of the loss for these shares of the targets."""
+    """θ (n_heads, n_features) at the minimum of the loss for these shares of the targets.
+
+    Raises:
+        DataError: if it is no number.
+    """
     told = candidates.target.sum(axis=1) > 0
     z, log_weight = candidates.z[told], candidates.log_weight[told]
     target, phi = candidates.target[told], candidates.phi[told]
@@ -203,6 +210,8 @@ def descend(candidates: Candidates, config: BlendConfig) -> NDArray[np.float64]:
     found = optimize.minimize(
         loss, even.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 150, "ftol": 1e-7}
     )
+    if not (np.isfinite(found.fun) and np.isfinite(found.x).all()):
+        raise DataError("the weights of the blend are no numbers: a head's scores are not, either")
     return np.asarray(found.x, np.float64).reshape(n_heads, n_features)
 
 
