@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import httpx
 import psutil
@@ -16,6 +17,7 @@ from live_servers import postgres_running, redis_running, wait_until
 from service_worlds import own_model
 from steerec.config import Deployment, ServiceConfig, Settings
 from steerec.encoders import EncoderConfig
+from steerec.engine.learning import TuningConfig
 from steerec.engine.snapshot import save_snapshot
 from steerec.errors import ConfigError
 from steerec.service.app import ended
@@ -291,6 +293,26 @@ def test_processes_over_one_file_follow_each_other_without_being_asked():
 
     seconds = sorted(asyncio.run(run()))
     assert seconds[len(seconds) // 2] < 5 * MOST_S, seconds
+
+
+def test_an_erasure_by_one_process_leaves_no_list_in_the_memory_of_the_other():
+    settings = settings_of("sqlite:///shared.db", workers=2)
+    settings = replace(settings, tuning=TuningConfig(on=False))  # the tuner would take it away
+
+    async def run():
+        async with running(settings) as one, running(settings) as other:
+            await ids(other, "nobody knows me")
+            held = other.live.store.shown._newest
+            assert [shown.user_id for shown in held.values()] == ["nobody knows me"]
+
+            async def gone():
+                return not any(shown.user_id == "nobody knows me" for shown in held.values())
+
+            answer = await one.delete("/api/users/nobody knows me/data")
+            assert answer.status_code == 200, answer.text
+            await until(gone)
+
+    asyncio.run(run())
 
 
 def test_a_list_can_be_paged_and_explained_by_another_process():

@@ -168,9 +168,8 @@ def _top_heavy(candidates: Candidates, theta: NDArray[np.float64]) -> Candidates
     return replace(candidates, target=share)
 
 
-@np.errstate(
-    invalid="ignore"
-)  # BLAS now and then raises the flag over numbers beside those it means
+# NumPy's product once flagged an invalid value over finite numbers; the end is checked instead.
+@np.errstate(invalid="ignore")
 def descend(candidates: Candidates, config: BlendConfig) -> NDArray[np.float64]:
     """θ (n_heads, n_features) at the minimum of the loss for these shares of the targets.
 

@@ -432,6 +432,7 @@ class Live:
         found = self.store.persons.erasures(self.tenant, after=self._state.erased_seq)
         if not found:
             return 0
+        self.store.shown.forget_all()  # where another process erased, only the digest is known
         with self._lock:
             known = [*self.model.data.user_ids, *self._state.recommender.live_histories()]
             user_of = {digest_of_user(self.tenant, str(u)): str(u) for u in known}

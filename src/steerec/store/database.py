@@ -22,6 +22,7 @@ from steerec.store.values import check_id
 log = logging.getLogger(__name__)
 
 CHUNK = 500  # ids in one query
+GLANCE_S = 0.05  # that a glance waits for a locked file: whoever looks answers others, too
 _WAIT_S = 10.0  # for another process that writes, or a server that does not answer
 _DEAD_AFTER = {  # libpq: a server whose host is gone is told from one that thinks
     "connect_timeout": int(_WAIT_S),
@@ -223,7 +224,7 @@ class Database:
         assert self.path is not None, "a server takes as long as `read`"
         try:
             if self._watch is None:
-                self._watch = sqlite3.connect(self.path, check_same_thread=False)
+                self._watch = sqlite3.connect(self.path, GLANCE_S, check_same_thread=False)
             cursor = self._watch.execute(statement, asked)
             row: tuple[Any, ...] | None = cursor.fetchone()
             cursor.close()  # or it would keep the moment it sees

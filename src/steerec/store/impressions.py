@@ -197,7 +197,7 @@ class Impressions:
                     del self._newest[place]
 
     def forget_all(self) -> None:
-        """Drop what memory holds, after a restore."""
+        """Drop what memory holds, after a restore, or an erasure by another process."""
         self._numbers.clear()
         with self._door:
             self._newest.clear()
