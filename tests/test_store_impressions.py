@@ -1,5 +1,7 @@
 """Slates as they were served: whole, once, small, with the answer kept for a retry."""
 
+import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -156,6 +158,12 @@ def test_arrays_come_back_equal_to_the_bit(given_arrays):
     for f, g in zip(found, given_arrays, strict=True):
         assert f.dtype == g.dtype.newbyteorder("<")
         assert f.tobytes() == g.astype(f.dtype).tobytes()
+
+
+def test_arrays_of_an_older_store_are_read():
+    body = zlib.compress(np.arange(3.0).view(np.uint8).reshape(3, 8).T.tobytes(), 1)
+    [found] = unpack(struct.pack("<BBBBI", 1, 1, 2, 1, 3) + body)
+    assert found.tolist() == [0.0, 1.0, 2.0]
 
 
 @pytest.mark.parametrize("cut", [0, 1, 5, 20, -1])
