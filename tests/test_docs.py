@@ -411,10 +411,11 @@ def test_claims_are_written_between_their_comments(tmp_path, monkeypatch):
     (tmp_path / "other.json").write_text(json.dumps({"benchmark": "other"}))
     for words, page in ((module.ENGLISH, README), (module.CHINESE, CHINESE)):
         block = module.claims(module.load(tmp_path), words)
-        quality, repeats, speed = block.splitlines()
+        quality, _, _, repeats, speed, _ = block.splitlines()
         assert "**0.200** [0.190, 0.210]" in quality
         assert "**0.050** [0.040, 0.060]" in quality
         assert "`als`" in quality
+        assert "0.186" in quality  # of figures.toml
         assert "abc123" in quality
         assert repeats == words.missing.format(what="online-retail basket all")
         assert "41 " in speed
