@@ -137,6 +137,7 @@ def _soak(told: dict[str, Any] | None) -> list[str]:
     rows = [
         [
             f"{mark['events']:,}",
+            f"{mark['people']:,}",
             f"{mark['rss_mib']:,.0f}",
             f"{mark['ms_per_event_all_in']:.3f}",
             *(f"{mark[kind]['p50']:.3f} / {mark[kind]['p99']:.3f}" for kind in kinds),
@@ -145,7 +146,7 @@ def _soak(told: dict[str, Any] | None) -> list[str]:
     ]
     first, last = told["marks"][0], told["marks"][-1]
     head = (
-        "events|resident, MiB|all in, ms an event|event p50 / p99|slate p50 / p99|epoch p50 / p99"
+        "events|people|resident, MiB|all in, ms an event|event p50 / p99|slate p50 / p99|epoch p50 / p99"
     )
     return [
         f"## T2: {last['events']:,} events through the tuner",

@@ -33,7 +33,8 @@ from steerec.tuning.experiments import stable_share
 from steerec.tuning.reward import RewardConfig
 
 RESULTS = Path(__file__).parent / "results"
-HEADS, POOL, PLACES, USERS = 8, 40, 10, 100_000
+HEADS, POOL, PLACES = 8, 40, 10
+PEOPLE = 5_000  # few enough to have come by the third mark: each one known takes some room
 FEATURES = (
     "bias",
     *(f"scenario={name}" for name in ("home", "cart", "mail", "search")),
@@ -59,8 +60,8 @@ def strategy() -> Strategy:
 class Traffic:
     """Slates and clicks that follow another θ than the promoted one."""
 
-    def __init__(self, promoted: Strategy) -> None:
-        self._rng = np.random.default_rng(1)
+    def __init__(self, promoted: Strategy, people: int = PEOPLE) -> None:
+        self._rng, self._people = np.random.default_rng(1), people
         self._truth = promoted.theta[::-1]
         self._theta, self._heads = promoted.theta, [*promoted.heads, "extra"]
         self._n = 0
@@ -68,7 +69,7 @@ class Traffic:
     def slate(self, now: float) -> tuple[Impression, list[LoggedEvent]]:
         rng, n = self._rng, self._n
         self._n += 1
-        user = f"u{int(USERS * rng.random() ** 2)}"
+        user = f"u{int(self._people * rng.random() ** 2)}"
         z = rng.normal(size=(POOL, HEADS)).astype(np.float16)
         phi = np.concatenate([[1.0], rng.random(len(FEATURES) - 1)]).astype(np.float32)
         scores = z.astype(np.float64) @ (self._theta @ phi)
@@ -98,7 +99,7 @@ class Traffic:
         return shown, told
 
 
-def soak(n_events: int) -> Iterator[dict[str, Any]]:
+def soak(n_events: int, people: int = PEOPLE) -> Iterator[dict[str, Any]]:
     """What is known at each mark: cost and memory at it and at those before."""
     reward = RewardConfig(close_after_s=CLOSE_S, most_kept=MOST_KEPT)
     given, config = strategy(), TuningConfig(reward=reward)
@@ -106,7 +107,7 @@ def soak(n_events: int) -> Iterator[dict[str, Any]]:
     columns = choose_columns(FEATURES, HEADS, n_positions=PLACES)
     size = Design(HEADS, len(FEATURES), columns, PLACES).size
     learning = Learning(given, config, lambda _: (), now=0.0)
-    traffic, process = Traffic(given), psutil.Process()
+    traffic, process = Traffic(given, people), psutil.Process()
     waiting: list[tuple[float, LoggedEvent]] = []
     events: list[float] = []
     slates: list[float] = []
@@ -153,6 +154,7 @@ def _mark(
     per_event = (sum(events) + sum(slates) + sum(epochs)) / max(len(events), 1)
     told = {
         "events": done,
+        "people": len(learning.offsets),
         "rss_mib": round(process.memory_info().rss / 2**20, 1),
         "ms_per_event_all_in": round(1e3 * per_event, 4),
         "event_ms": _quantiles(events),
@@ -175,11 +177,13 @@ def _quantiles(seconds: list[float]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--people", type=int, default=PEOPLE, help="who come back")
     parser.add_argument("--json", type=Path, default=RESULTS / "T2.json")
     given = parser.parse_args()
     began = time.process_time()
     about = {"scenario": "T2", "commit": commit(), "machine": machine(), "seed": 1}
-    for found in soak(given.events):  # stored at each mark, so that a run that is cut tells too
+    about["people"] = given.people
+    for found in soak(given.events, given.people):  # stored at each mark, so that a run that is cut tells too
         finished = time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime())
         cpu_s = round(time.process_time() - began, 1)
         told = {**about, "finished": finished, "cpu_s": cpu_s, **found}
