@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerec.errors import DataError
-from steerec.tuning.ope.choice import automatic, candidates, difference, least_error, slope
+from steerec.tuning.ope.choice import (
+    automatic,
+    bounds,
+    candidates,
+    difference,
+    least_error,
+    slope,
+)
 from steerec.tuning.ope.estimators import (
     ESTIMATORS,
     Estimate,
@@ -461,6 +468,18 @@ def test_estimates_by_place_are_dropped_where_the_log_contradicts_them():
     assert automatic(evidence, reading).name in ("dros", "switch_dr", "dm")
 
 
+def test_bounds_reach_as_far_as_those_of_the_untamed_estimate(ready):
+    one, other = guess(1.0, 0.5), guess(1.0, 2.0)
+    alone, both = bounds(one), bounds(replace(one, untamed=other.terms))
+    assert alone == interval(one.terms)
+    assert both == interval(other.terms)
+    apart = bounds(replace(one, untamed=guess(3.0, 0.5).terms))
+    assert (apart[0], apart[1] - 2.0) == pytest.approx(alone)
+    evidence, reading, _ = ready
+    plain = [estimate(name, evidence, reading).terms for name in ("rips", "place_snips")]
+    assert any(np.array_equal(automatic(evidence, reading).untamed, terms) for terms in plain)
+
+
 def test_a_difference_keeps_the_smaller_support():
     found = difference(guess(2.0, 1.0), replace(guess(0.5, 1.0), ess=7.0))
     assert (found.value, found.ess, found.terms.std()) == (1.5, 7.0, 0.0)
@@ -486,11 +505,11 @@ def test_skewed_terms_stretch_the_interval_to_their_tail():
 def test_the_interval_covers_the_mean_of_skewed_terms():
     rng = np.random.default_rng(0)
     drawn = rng.lognormal(0, 1, (1_000, 200))
-    bounds = np.array([interval(row) for row in drawn])
+    within = np.array([interval(row) for row in drawn])
     mean = np.exp(0.5)
-    assert ((bounds[:, 0] < mean) & (mean < bounds[:, 1])).mean() > 0.92
+    assert ((within[:, 0] < mean) & (mean < within[:, 1])).mean() > 0.92
     safe = bernstein(np.clip(drawn[0], 0, 50), lowest=0, highest=50)
-    assert safe[0] < bounds[0, 0] < bounds[0, 1] < safe[1]
+    assert safe[0] < within[0, 0] < within[0, 1] < safe[1]
     with pytest.raises(ValueError, match="outside"):
         bernstein(drawn[0], lowest=0, highest=1)
 

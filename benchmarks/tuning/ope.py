@@ -23,14 +23,15 @@ from ope_worlds import Table, digest, load_table
 
 from steerec.engine.evaluate import commit, machine
 from steerec.simulation.world import examined
-from steerec.tuning.ope.choice import automatic, candidates, slope
+from steerec.tuning.ope.choice import automatic, bounds, candidates, slope
 from steerec.tuning.ope.estimators import ESTIMATORS, Estimate, prepare, read
-from steerec.tuning.ope.interval import interval, standard_error
+from steerec.tuning.ope.interval import standard_error
 from steerec.tuning.ope.log import SlateLog
 from steerec.tuning.ope.softmax import conditional, softmax_policy
 
 RESULTS = Path(__file__).parent / "results"
 TRUTH_DRAWS = 8
+STORE_EVERY = 10  # pairs, so that a run that is cut tells too
 TUNED = ("switch_dr", "dros", "place_dros")
 BEST_OF = tuple(ESTIMATORS)  # fixed estimators that the automatic choice is held against
 
@@ -111,12 +112,12 @@ def run_pair(table: Table, number: int, n: int) -> dict[str, Any]:
         scores=scores,
         cluster=table.cluster[visitor],
     )
-    began = time.perf_counter()
+    began = time.process_time()
     evidence = prepare(log, rng)
     reading = read(evidence, softmax_policy(log, pair.target[visitor]))
     found = list(candidates(evidence, reading))
     auto = automatic(evidence, reading)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     live = clicks(table, visitor, draw_slates(pair.target[visitor], rng), rng).sum(axis=1)
     return {
         "pair": number,
@@ -148,9 +149,7 @@ def label(one: Estimate) -> str:
 
 def told(one: Estimate) -> list[float]:
     """Value, bounds, standard error, effective slates."""
-    return [
-        round(x, 7) for x in (one.value, *interval(one.terms), standard_error(one.terms), one.ess)
-    ]
+    return [round(x, 7) for x in (one.value, *bounds(one), standard_error(one.terms), one.ess)]
 
 
 def summary(pairs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -232,6 +231,8 @@ def run(options: argparse.Namespace) -> None:
             print(f"stopped after {options.limit_s} s: run again to go on")
             break
         pairs.append(run_pair(table, number, options.slates))
+        if len(pairs) % STORE_EVERY == 0:
+            store(path, kept, about, pairs)
     store(path, kept, about, pairs)
     show(path, len(pairs), summary(pairs))
 

@@ -145,8 +145,8 @@ def _soak(told: dict[str, Any] | None) -> list[str]:
         for mark in told["marks"]
     ]
     first, last = told["marks"][0], told["marks"][-1]
-    head = (
-        "events|people|resident, MiB|all in, ms an event|event p50 / p99|slate p50 / p99|epoch p50 / p99"
+    head = "events|people|resident, MiB|all in, ms an event|" + "|".join(
+        f"{kind} p50 / p99" for kind in ("event", "slate", "epoch")
     )
     return [
         f"## T2: {last['events']:,} events through the tuner",

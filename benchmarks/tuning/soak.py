@@ -183,7 +183,9 @@ def main() -> None:
     began = time.process_time()
     about = {"scenario": "T2", "commit": commit(), "machine": machine(), "seed": 1}
     about["people"] = given.people
-    for found in soak(given.events, given.people):  # stored at each mark, so that a run that is cut tells too
+    for found in soak(
+        given.events, given.people
+    ):  # stored at each mark, so that a run that is cut tells too
         finished = time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime())
         cpu_s = round(time.process_time() - began, 1)
         told = {**about, "finished": finished, "cpu_s": cpu_s, **found}

@@ -3,7 +3,6 @@
 The same rows and cuts give the same epochs, in whichever process.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -49,7 +48,7 @@ class TuningConfig:
     precision: float = 100.0  # how surely the promoted weights are believed, in nats⁻²
     personal: bool = True  # whether each person's own reactions move their own weights a little
     most_people: int = 200_000  # persons whose own weights are kept
-    reference: int = 100  # newest requests that the distance to the promoted strategy is taken on
+    reference: int = 100  # people on whose newest requests the distance to the promoted is taken
     checkpoint_every_s: float = 30.0  # after a kill, so much of the log is read again
     freeze_hours: float = 24.0  # without tuning after the live arm was worse
     ramps: bool = True
@@ -114,7 +113,7 @@ class Learning:
         self.offsets: dict[str, Offset] = {}
         self.temperatures: dict[str, float] = {}
         self._explored: int | None = None  # the minute in which temperatures were found
-        self._reference: deque[Asked] = deque(maxlen=config.reference)
+        self._reference: dict[str, Asked] = {}  # of the newest people, each one's newest request
         n_heads, n_features = strategy.theta.shape
         columns = tuple(
             column
@@ -138,8 +137,9 @@ class Learning:
         return over or self._joiner.is_due(now) or self._tuner.learner.due(now)
 
     def forget(self, user_id: str) -> None:
-        """Drop a person's own weights and open slates; sums over all people keep their part."""
+        """Drop a person's own weights, newest request and open slates; sums keep their part."""
         self.offsets.pop(user_id, None)
+        self._reference.pop(f"user {user_id}", None)
         self._joiner.forget(user_id)
 
     def kept(self) -> "Kept":
@@ -215,7 +215,8 @@ class Learning:
                 z[:, column] = scores[:, heads.index(name)]
         extra = scores[:, -1] if len(items) else np.zeros(0)  # nats, as they were shown
         if row.start == 0 and len(first.pool) > 1 and row.arm in OWN_ARMS:
-            self._reference.append(Asked(row.scenario or "", first.scores, first.phi))
+            who = f"request {row.request_id}" if row.user_id is None else f"user {row.user_id}"
+            self._refer(who, Asked(row.scenario or "", first.scores, first.phi))
         return Shown(
             row.request_id,
             row.user_id,
@@ -228,6 +229,13 @@ class Learning:
             row.start,
             extra,
         )
+
+    def _refer(self, who: str, asked: Asked) -> None:
+        """One request a person: who asks often shall not decide what distances are measured on."""
+        self._reference.pop(who, None)
+        self._reference[who] = asked
+        while len(self._reference) > self.config.reference:
+            del self._reference[next(iter(self._reference))]
 
     def _learn(self, outcomes: Outcomes, now: float) -> None:
         shown = outcomes.shown
@@ -243,10 +251,10 @@ class Learning:
             self._tuner.amend(observed)
             return
         self.counts["learnt"] += 1
-        if shown.arm in OWN_ARMS:
+        weight = self._allowance.weights([shown.user_id] * len(observed), now)
+        if shown.arm in OWN_ARMS and weight.any():  # whose day is full has no say here either
             won = float(outcomes.reward.sum())
             self.watch = self.watch.after(shown.arm, won, self.config.guard)
-        weight = self._allowance.weights([shown.user_id] * len(observed), now)
         offset = None
         if shown.user_id is not None and shown.arm == LIVE and self.config.personal:
             offset = self.offsets.get(shown.user_id, Offset.none(self._design.n_heads))
@@ -289,8 +297,8 @@ class Learning:
     def _explore(self) -> None:
         """The highest temperature of each scenario that costs no more than its budget."""
         self.temperatures = {}
-        for scenario in sorted({asked.scenario for asked in self._reference}):
-            some = [asked for asked in self._reference if asked.scenario == scenario]
+        for scenario in sorted({asked.scenario for asked in self._reference.values()}):
+            some = [one for one in self._reference.values() if one.scenario == scenario]
             found = self._references(some)
             if self.config.exploration.of(scenario) == 0 or found is None or len(some) < ENOUGH:
                 continue
@@ -330,7 +338,7 @@ class Learning:
         n_heads, n_features = self.strategy.theta.shape
         fitting = [
             one
-            for one in (self._reference if asked is None else asked)
+            for one in (self._reference.values() if asked is None else asked)
             if one.scores.shape[1] == n_heads + 1 and len(one.phi) == n_features
         ]
         if not fitting:

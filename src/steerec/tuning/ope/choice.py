@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from steerec.tuning.ope.estimators import ESTIMATORS, Estimate, Evidence, Reading, estimate
-from steerec.tuning.ope.interval import standard_error
+from steerec.tuning.ope.interval import LEVEL, interval, standard_error
 from steerec.tuning.ope.log import Array
 
 # Parameters of taming as shares of the number of slates, which bounds weights near its square root
@@ -20,6 +20,8 @@ SHARES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 # Reference → its kin, tamed more. The first holds if rewards
 # depend on the items above, the second only if they depend on item and place.
 REFERENCES = {"dros": ("dros", "switch_dr"), "place_dros": ("place_dros",)}
+# Reference → the same weights, neither tamed nor corrected by a model.
+UNTAMED = {"dros": "rips", "place_dros": "place_snips"}
 LEAST_SLATES = 1_000.0  # effective; with fewer, an interval of heavy tails says little
 AGREE = 3.92  # standard errors: twice the half width of a 95 % interval
 DOUBT = 2.0  # standard errors of a difference that a bias may hide in
@@ -44,7 +46,21 @@ def automatic(
     reference = slope(firm or [max(found, key=lambda one: one.ess)], unit=unit)
     among = (*REFERENCES[reference.name], *(("dm",) if model_alone else ()))
     tamed = candidates(evidence, reading, among=among, minus=minus)
-    return least_error([reference, *tamed], unit=unit)
+    (plain,) = candidates(evidence, reading, among=(UNTAMED[reference.name],), minus=minus)
+    return replace(least_error([reference, *tamed], unit=unit), untamed=plain.terms)
+
+
+def bounds(
+    found: Estimate, *, unit: Array | None = None, level: float = LEVEL
+) -> tuple[float, float]:
+    """Bounds of what was estimated, wide enough for what taming may have done to it.
+
+    An interval of tamed terms does not hold their bias, so that it covers less than it says. It is
+    stretched to the bounds of the untamed estimate of the same weights.
+    """
+    some = [found.terms] if found.untamed is None else [found.terms, found.untamed]
+    lows, highs = zip(*(interval(terms, unit=unit, level=level) for terms in some), strict=True)
+    return min(lows), max(highs)
 
 
 def candidates(

@@ -106,6 +106,8 @@ class Estimate:
         ess: effective number of slates behind it, that of the place with the fewest.
         unsupported: as in Reading.
         parameter: of the taming; NaN where there is none.
+        untamed: as terms, of the estimate that is neither tamed nor relies on a model; None: this
+            one, or unknown.
     """
 
     name: str
@@ -114,6 +116,7 @@ class Estimate:
     ess: float
     unsupported: float
     parameter: float = float("nan")
+    untamed: Doubles | None = None
 
 
 def prepare(log: SlateLog, rng: np.random.Generator, *, seed: int = 0) -> Evidence:

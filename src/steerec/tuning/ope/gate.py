@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from steerec.tuning.ope.choice import automatic
+from steerec.tuning.ope.choice import automatic, bounds
 from steerec.tuning.ope.estimators import Estimate, Evidence, Reading, prepare, read
 from steerec.tuning.ope.interval import LEVEL, interval
 from steerec.tuning.ope.log import Array, SlateLog, TargetPolicy
@@ -104,11 +104,11 @@ def decide(
     """See gate; for many proposals on one log."""
     config = config or GateConfig()
     found = automatic(evidence, proposed, minus=present, model_alone=False)
-    bounds = interval(found.terms, unit=evidence.log.unit, level=config.level)
-    action, why = _judged(found, bounds, config)
+    within = bounds(found, unit=evidence.log.unit, level=config.level)
+    action, why = _judged(found, within, config)
     share = {"promote": 1.0, "keep": 0.0, "ramp": config.ramp_share}[action]
     return Decision(
-        action, why, found.value, bounds, found.ess, found.unsupported, found.name, share
+        action, why, found.value, within, found.ess, found.unsupported, found.name, share
     )
 
 
