@@ -21,7 +21,7 @@ from steerec.engine.strategies import ensure_promoted, follow_current, from_json
 from steerec.store import open_store
 from steerec.store.epochs import Cut
 from steerec.store.log import LoggedEvent
-from steerec.tuning.exploration import ExplorationConfig
+from steerec.tuning.exploration import ExplorationConfig, lost_share
 from steerec.tuning.guard import GuardConfig, Watch
 from steerec.tuning.learner import LearnerConfig
 
@@ -205,6 +205,37 @@ def test_exploration_keeps_to_its_budget_and_to_the_guards_limits(
     live.online.follow(visits(store, live, 40, clicks=by_content) + 1)
     served = live.recommend(Query("u1", n=5), request_id="then", now=BEGAN + 200)
     assert expected[0] <= served.impression.more["temperature"] <= expected[1]
+
+
+def test_exploring_costs_no_more_than_the_budget_of_the_scenario(store):
+    """Against the best list, on requests that the temperature was not found on."""
+    budgets, open_dial = {"home": 0.1, "cart": 0.02}, {"temperature": (0.001, 5.0)}
+    exploration = ExplorationConfig(scenarios=budgets, lowest=0.001, highest=5.0)
+    guard = replace(TUNING.guard, dials=open_dial, dial_step=1.0)
+    tuning = replace(TUNING, exploration=exploration, guard=guard)
+    live = live_over(store, replace(CONFIG, tuning=tuning))
+    people = [str(user) for user in live.model.data.user_ids]
+
+    def ask(user, scenario, now):
+        query = Query(user, n=5, scenario=scenario)
+        served = live.recommend(query, request_id=f"{user}-{scenario}", now=now)
+        store.shown.append("shop", served.impression)
+        return served.impression
+
+    for at, user in enumerate(people[:60]):
+        ask(user, "home" if at % 2 else "cart", BEGAN + at)
+    live.online.follow(BEGAN + 100)
+    epoch, spent = live.online.epoch, {}
+    for scenario in budgets:
+        shown = [ask(user, scenario, BEGAN + 200) for user in people[60:]]
+        scores = np.stack([one.scores.astype(float) @ one.w for one in shown])
+        context = np.array([epoch.b_context @ one.phi for one in shown])
+        log_odds = epoch.gamma * scores + epoch.b_position[0] + context[:, None]
+        reward = 1 / (1 + np.exp(-log_odds))
+        warm = shown[0].more["temperature"]
+        spent[scenario] = lost_share(scores, reward, warm)
+        assert lost_share(scores, reward, 1.0) > 2 * budgets[scenario]  # as it was set
+    assert {name: pytest.approx(share, rel=0.25) for name, share in budgets.items()} == spent
 
 
 def test_where_nothing_is_to_be_explored_no_budget_makes_it(store):

@@ -29,7 +29,7 @@ def main() -> None:
         parts += _loop(_read(f"loop-{world}"))
         parts += _grid(_read(f"vw-{world}"))
     parts += _learners(_read("T1"))
-    parts += _soak(_read("T2"))
+    parts += _soak(_read("T2"), _read("T2-people"))
     (HERE / "RESULTS.md").write_text("\n\n".join(parts) + "\n", "utf-8")
 
 
@@ -130,7 +130,7 @@ def _learners(told: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def _soak(told: dict[str, Any] | None) -> list[str]:
+def _soak(told: dict[str, Any] | None, many: dict[str, Any] | None) -> list[str]:
     if told is None:
         return []
     kinds = ("event_ms", "slate_ms", "epoch_ms")
@@ -154,6 +154,19 @@ def _soak(told: dict[str, Any] | None) -> list[str]:
         f"Milliseconds of the processor; {told['numbers_learnt']} numbers learnt, twenty slates\n"
         f"an epoch; {told['cpu_s']:,.0f} s in all; seed {told['seed']}; commit {told['commit']};\n"
         f"{told['machine']}, load {first['load']:g} to {last['load']:g}.",
+        *_people(many),
+    ]
+
+
+def _people(told: dict[str, Any] | None) -> list[str]:
+    """The soak with so many people that new ones come to its end."""
+    if told is None:
+        return []
+    first, last = told["marks"][0], told["marks"][-1]
+    return [
+        f"The same with {told['people']:,} people, of whom new ones come to the end: "
+        f"{last['events']:,} events,\n{first['rss_mib']:,.0f} MiB at {first['events']:,} and "
+        f"{last['rss_mib']:,.0f} at the end; {told['cpu_s']:,.0f} s, commit {told['commit']}."
     ]
 
 

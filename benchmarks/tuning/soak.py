@@ -2,6 +2,7 @@
 
     python benchmarks/tuning/soak.py                        (stores results/T2.json)
     python benchmarks/tuning/soak.py --events 20000 --json look.json
+    python benchmarks/tuning/soak.py --people 100000 --json benchmarks/tuning/results/T2-people.json
 
 Times are of the processor, as the machine is seldom idle.
 
@@ -181,7 +182,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=RESULTS / "T2.json")
     given = parser.parse_args()
     began = time.process_time()
-    about = {"scenario": "T2", "commit": commit(), "machine": machine(), "seed": 1}
+    about = {
+        "scenario": "T2",
+        "people": given.people,
+        "commit": commit(),
+        "machine": machine(),
+        "seed": 1,
+    }
     about["people"] = given.people
     for found in soak(
         given.events, given.people
