@@ -9,10 +9,10 @@ import pytest
 from steerec.contracts import About, History, Query
 from steerec.data.dataset import build_dataset
 from steerec.data.sample import sample_shop
-from steerec.encoders import EncoderConfig
+from steerec.encoders import EncoderConfig, open_encoder
 from steerec.encoders.hashing import HashingEncoder
 from steerec.encoders.template import fitting_template, item_texts
-from steerec.engine.about import about_of, parts_of
+from steerec.engine.about import about_of, parts_of, read_ahead
 from steerec.engine.calibrate import CalibrationConfig
 from steerec.engine.model import FitConfig, fit
 from steerec.engine.recommender import Recommender
@@ -92,6 +92,18 @@ def test_what_was_said_fades_with_events_and_is_not_kept():
     # The user has 10 events and more: .6^10 of one event's say is all that is left.
     assert len(encoded().history(3)) >= 10
     assert {c.item_id for c in before.items[:3]} == {c.item_id for c in told.items[:3]}
+
+
+def test_what_was_said_is_never_written_to_disk(tmp_path):
+    encoder = open_encoder(EncoderConfig(encoder="hashing"), cache_dir=tmp_path)
+    encoder.encode(["green tea"])
+    before = encoder.path.read_bytes()
+    for number in range(50):
+        read_ahead(f"something light, number {number}", encoder)
+        told = about_of(Query(about=f"something light, number {number}"), encoder, {})
+        assert told.vectors.any(axis=1).all()
+    assert encoder.path.read_bytes() == before
+    assert len(encoder.fleeting) == 51
 
 
 def test_one_part_is_an_event_older_than_the_others_by_hand():

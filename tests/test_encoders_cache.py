@@ -6,7 +6,7 @@ import sqlite3
 import numpy as np
 import pytest
 
-from steerec.encoders.cache import CachedEncoder
+from steerec.encoders.cache import FLEETING, FLEETING_S, CachedEncoder, Fleeting
 from steerec.encoders.hashing import HashingEncoder
 from steerec.errors import EncoderError
 
@@ -140,3 +140,41 @@ def test_processes_share_a_folder(tmp_path):
     inner = Counting()
     CachedEncoder(inner, tmp_path).encode([f"text {i}" for i in range(1200)])
     assert inner.asked == []
+
+
+def rows_of(cached):
+    with sqlite3.connect(cached.path) as db:
+        return db.execute("SELECT count(*) FROM vectors").fetchone()[0]
+
+
+def test_the_file_holds_no_more_than_it_may_and_the_oldest_go_first(tmp_path):
+    inner = Counting()
+    cached = CachedEncoder(inner, tmp_path, most_mb=10 * (4 * 16 + 80) / 1e6)
+    cached.encode([f"text {n}" for n in range(8)])
+    cached.encode([f"more {n}" for n in range(8)])
+    assert (rows_of(cached), cached.dropped) == (10, 6)
+    inner.asked.clear()
+    cached.encode([f"more {n}" for n in range(8)])
+    assert inner.asked == []
+    cached.encode(["text 0"])
+    assert inner.asked == ["text 0"]
+
+
+def test_what_people_say_is_held_for_a_minute_and_never_on_disk(tmp_path):
+    inner, now = Counting(), [0.0]
+    cached = CachedEncoder(inner, tmp_path)
+    cached.encode(["an item"])
+    cached.fleeting = held = Fleeting(inner, clock=lambda: now[0])
+    said = held.encode(["light films", "no horror", "light films"])
+    np.testing.assert_array_equal(said, inner.encode(["light films", "no horror", "light films"]))
+    inner.asked.clear()
+    held.encode(["light films"])
+    assert inner.asked == []
+    now[0] = FLEETING_S + 1
+    held.encode(["light films"])
+    assert (inner.asked, len(held), rows_of(cached)) == (["light films"], 1, 1)
+    held.encode([f"wish {n}" for n in range(3 * FLEETING)])
+    assert len(held) == FLEETING
+    held.clear()
+    assert len(held) == 0
+    assert held.encode([]).shape == (0, 16)

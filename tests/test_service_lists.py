@@ -436,3 +436,41 @@ def test_items_join_without_their_texts_while_the_encoder_is_away_and_health_tel
     vectors = dict(zip(data.item_ids, data.vectors.any(axis=1).tolist(), strict=True))
     assert vectors == {"tea": False, "pot": False, "cup": True}
     assert bare.post("/api/recommend", {"about": "something green"}).status_code == 200
+
+
+class Loading(HashingEncoder):
+    """An encoder whose model is still being loaded: who asks for a vector would wait."""
+
+    def __init__(self):
+        super().__init__(dim=8)
+        self.loading = True
+
+    def encode(self, texts):
+        assert not self.loading, "somebody waits for the encoder"
+        return super().encode(texts)
+
+
+def test_items_join_and_events_count_while_the_encoder_is_being_loaded(bare):
+    bare.tenant().live.encoder = encoder = Loading()
+    items = [{"id": f"i{n}", "attributes": {"title": f"Green tea {n}"}} for n in range(4)]
+    bare.post("/api/items", {"entries": items[:3]})
+    bare.settle()
+    bare.event("ann", "i1")
+    bare.event("ann", "pot")  # which nobody put into the catalogue
+    bare.post("/api/items", {"entries": items[3:]})
+    bare.event("ann", "i3")  # before it is followed
+    assert set(bare.ids("bob", n=9)) == {"i0", "i1", "i2", "i3", "pot"}
+    [why] = bare.get("/api/health/ready").json()["degraded"]
+    assert "being loaded" in why
+    encoder.loading = False
+    bare.settle()
+    assert bare.get("/api/health/ready").json()["degraded"] == []
+    live = bare.tenant().live
+    data, content = live.model.data, live.model.heads["content"]
+    for name in ("i0", "i1", "i2", "i3"):
+        row = data.item_index[name]
+        [expected] = HashingEncoder(dim=8).encode([f"Green tea {name[1:]}"])
+        np.testing.assert_allclose(data.vectors[row], expected, atol=1e-6)
+        assert content.vectors.shape[1] > 0
+        assert content.vectors[row].any()
+    assert "i1" in bare.ids("bob", n=2)  # what was counted before is kept

@@ -42,4 +42,4 @@ def open_encoder(config: EncoderConfig, *, cache_dir: Path | None) -> Encoder:
         return encoder
     from steerec.encoders.cache import CachedEncoder
 
-    return CachedEncoder(encoder, cache_dir)
+    return CachedEncoder(encoder, cache_dir, most_mb=config.cache_mb)

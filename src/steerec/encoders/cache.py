@@ -4,10 +4,13 @@ import hashlib
 import logging
 import re
 import sqlite3
+import time
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 
 import numpy as np
@@ -23,25 +26,37 @@ T = TypeVar("T")
 _CHUNK = 512  # texts between two writes: what a crash can lose
 _LOOKUP = 500  # keys in one query; older SQLite allows 999
 _WAIT_S = 60.0  # for another process that writes
+_ROW_BYTES = 80  # of a stored vector, beside its numbers
+FLEETING = 256  # newest texts of people that memory holds
+FLEETING_S = 60.0  # seconds for which it holds them
 _TABLE = "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, crc INTEGER, vector BLOB)"
 
 
 class CachedEncoder:
     """An encoder that asks its file first; several processes may share the folder.
 
+    Args:
+        most_mb: the file holds no more; what was written first goes first.
+
     Attributes:
         hits, misses: distinct texts of each call found on disk, and encoded anew.
         damaged: stored vectors that did not match their checksum and were encoded again.
+        dropped: stored vectors that made room for newer ones.
+        loading: whether its model is being loaded just now, so that a new text would wait.
+        fleeting: the same encoder for what people say of themselves, which never reaches the disk.
     """
 
-    def __init__(self, encoder: Encoder, folder: Path) -> None:
+    def __init__(self, encoder: Encoder, folder: Path, *, most_mb: float = 4_000.0) -> None:
         self._encoder = encoder
+        self.fleeting = Fleeting(encoder)
+        self.loading = False
+        self._most_rows = max(1, int(most_mb * 1e6 / (4 * encoder.dim + _ROW_BYTES)))
         self.name = encoder.name
         self.dim = encoder.dim
         # The name's hash keeps two names apart that differ only in characters files cannot have.
         tail = hashlib.sha256(self.name.encode()).hexdigest()[:8]
         self.path = folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', self.name)[:80]}-{tail}.sqlite"
-        self.hits = self.misses = self.damaged = 0
+        self.hits = self.misses = self.damaged = self.dropped = 0
 
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> Floats:
         """See Encoder; `progress` hears of the texts that were not on disk."""
@@ -76,7 +91,11 @@ class CachedEncoder:
         Raises:
             EncoderError: if it cannot be loaded, or its service does not answer.
         """
-        self._encoder.encode(["warm"])
+        self.loading = True
+        try:
+            self._encoder.encode(["warm"])
+        finally:
+            self.loading = False
 
     def _key(self, text: str) -> bytes:
         return hashlib.sha256(f"{self.name}\0{text}".encode()).digest()
@@ -111,7 +130,7 @@ class CachedEncoder:
     def _write(self, vectors: Mapping[bytes, Floats]) -> None:
         blobs = ((key, np.asarray(v, "<f4").tobytes()) for key, v in vectors.items())
         rows = [(key, zlib.crc32(blob), blob) for key, blob in blobs]
-        self._use(lambda db: _insert(db, rows))
+        self.dropped += self._use(lambda db: _insert(db, rows, self._most_rows))
 
     def _use(self, action: Callable[[sqlite3.Connection], T]) -> T:
         """Do it on a connection of its own; a file that is no database is put aside first.
@@ -155,6 +174,57 @@ def _select(db: sqlite3.Connection, keys: Sequence[bytes]) -> list[tuple[bytes, 
     return rows
 
 
-def _insert(db: sqlite3.Connection, rows: Sequence[tuple[bytes, int, bytes]]) -> None:
+def _insert(
+    db: sqlite3.Connection, rows: Sequence[tuple[bytes, int, bytes]], most_rows: int
+) -> int:
+    """Write the rows, and drop the oldest above so many in all; how many were dropped."""
     with db:  # one transaction: a crash leaves all of them or none
         db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
+        # Rows are numbered as they come, so the newest number tells at once what is too old.
+        newest = db.execute("SELECT max(rowid) FROM vectors").fetchone()[0]
+        gone = db.execute("DELETE FROM vectors WHERE rowid <= ?", (newest - most_rows,)).rowcount
+    if gone:
+        log.info("vector_cache=full rows=%d dropped=%d", most_rows, gone)
+    return gone
+
+
+class Fleeting:
+    """An encoder that holds the newest texts in memory for a minute, and nothing on disk.
+
+    Args:
+        clock: seconds that never go back.
+    """
+
+    def __init__(self, encoder: Encoder, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._encoder, self._clock = encoder, clock
+        self.name, self.dim = encoder.name, encoder.dim
+        self._held: OrderedDict[str, tuple[float, Floats]] = OrderedDict()
+        self._door = Lock()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def clear(self) -> None:
+        """Hold nothing any more."""
+        with self._door:
+            self._held.clear()
+
+    def encode(self, texts: Sequence[str]) -> Floats:
+        """See Encoder."""
+        now = self._clock()
+        with self._door:
+            while self._held and now - next(iter(self._held.values()))[0] > FLEETING_S:
+                self._held.popitem(last=False)
+            known = {text: self._held[text][1] for text in texts if text in self._held}
+        missing = [text for text in dict.fromkeys(texts) if text not in known]
+        if missing:
+            known |= dict(zip(missing, self._encoder.encode(missing), strict=True))
+            self._hold({text: known[text] for text in missing}, now)
+        rows = [known[text] for text in texts]
+        return np.stack(rows) if rows else np.zeros((0, self.dim), np.float32)
+
+    def _hold(self, fresh: Mapping[str, Floats], now: float) -> None:
+        with self._door:
+            self._held |= {text: (now, vector) for text, vector in fresh.items()}
+            while len(self._held) > FLEETING:
+                self._held.popitem(last=False)

@@ -19,6 +19,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "requests_per_minute": (1, 1e6),
     "timeout_s": (0.1, 3600),
     "retries": (0, 20),
+    "cache_mb": (1, 1e6),
 }
 
 
@@ -38,6 +39,7 @@ class EncoderConfig:
         requests_per_minute: remote: never more than this.
         timeout_s: remote: seconds to wait for one answer.
         retries: remote: further tries after a refusal or a broken connection.
+        cache_mb: vectors of texts that the cache on disk holds at most; the oldest go first.
     """
 
     encoder: str = "text"
@@ -51,6 +53,7 @@ class EncoderConfig:
     requests_per_minute: float = 600
     timeout_s: float = 30.0
     retries: int = 5
+    cache_mb: float = 4_000.0
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():

@@ -53,7 +53,7 @@ def about_of(query: Query, encoder: Encoder | None, notes: Mapping[str, str]) ->
     vectors = np.zeros((len(texts), 0), np.float32)
     if texts and encoder is not None:
         check_encoder(encoder, notes)
-        vectors = encoder.encode(texts)
+        vectors = _fleeting(encoder).encode(texts)
     elif texts:
         log.info("about_parts=%d encoder=none compared_by=words", len(texts))
     weight = np.array([w for _, w in parts], np.float32)
@@ -61,13 +61,19 @@ def about_of(query: Query, encoder: Encoder | None, notes: Mapping[str, str]) ->
 
 
 def read_ahead(text: str, encoder: Encoder | None) -> None:
-    """Encode a sentence's parts, so that a cached encoder has them when its list is made.
+    """Encode a sentence's parts, so that memory has them when its list is made a moment later.
 
     Raises:
         EncoderError: if the encoder is away.
     """
     if encoder is not None and (parts := parts_of(text)):
-        encoder.encode(tuple(words for words, _ in parts))
+        _fleeting(encoder).encode(tuple(words for words, _ in parts))
+
+
+def _fleeting(encoder: Encoder) -> Encoder:
+    """The same encoder, which keeps nothing of what people say on disk."""
+    found: Encoder = getattr(encoder, "fleeting", encoder)
+    return found
 
 
 def check_encoder(encoder: Encoder, notes: Mapping[str, str]) -> None:

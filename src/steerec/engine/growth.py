@@ -39,7 +39,7 @@ class ItemChange:
 def changed(model: Model, items: Sequence[ItemChange], encoder: Encoder | None = None) -> Model:
     """The model with these items as they are now: known ones replaced, new ones at the end.
 
-    Known items whose text changed are read again too.
+    Known items whose text changed are read again too, as are those whose text has no vector yet.
 
     Args:
         encoder: the one of the model's vectors; None: new items go without, known ones keep theirs.
@@ -70,8 +70,10 @@ def _reworded(model: Model, data: Dataset, places: Indices, encoder: Encoder | N
     """The model over these data, which have other items at these places."""
     rows = data.items[places]
     texts = np.array(texts_of(rows), object)
-    moved = np.flatnonzero(texts != np.array(texts_of(model.data.items[places]), object))
-    if len(moved) == 0:
+    moved = texts != np.array(texts_of(model.data.items[places]), object)
+    if encoder is not None and data.vectors is not None:
+        moved |= ~data.vectors[places].any(axis=1) & (texts != "")  # could not be read before
+    if not moved.any():
         return replace(model, data=data)
     places = places[moved]
     if encoder is not None and data.vectors is not None:
@@ -101,11 +103,11 @@ def changed_anyway(
         return changed(model, items, encoder), ""
     except EncoderError as e:
         log.error("items=%d without_vectors=1 until the next fit, error=%s", len(items), e)
-        return changed(model, items, None if encoder is None else _Unread(encoder)), str(e)
+        return changed(model, items, None if encoder is None else Unread(encoder)), str(e)
 
 
-class _Unread:
-    """Stands for an encoder that is away: every text is as empty."""
+class Unread:
+    """Stands for an encoder that is away or not loaded yet: every text is as empty."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.name, self.dim = encoder.name, encoder.dim

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from steerec.contracts import Encoder, Event, Query, Strategy
 from steerec.engine.availability import Availability
 from steerec.engine.bootstrap import model_of_nothing, model_without_events
-from steerec.engine.growth import ItemChange, caught_up, changed_anyway, columns_of, size_of
+from steerec.engine.growth import (
+    ItemChange,
+    Unread,
+    caught_up,
+    changed_anyway,
+    columns_of,
+    size_of,
+)
 from steerec.engine.live_config import LiveConfig
 from steerec.engine.model import Model
 from steerec.engine.online import Online
@@ -47,6 +54,8 @@ class _State:
             tells what is hidden now.
         n_founded: `size_of` a model without events when it was last made anew.
         held: items as they were last written here, until `follow_items` has come to them.
+        unread_after: items above this place joined without vectors, as the encoder was not loaded
+            yet; None: none did.
         erased: digest of a user → place of their erasure: what came before it counts no more.
     """
 
@@ -59,6 +68,7 @@ class _State:
     erased_seq: int = 0
     n_founded: int = 0
     held: dict[str, Entry] = field(default_factory=dict)
+    unread_after: int | None = None
     erased: dict[bytes, int] = field(default_factory=dict)
 
 
@@ -250,6 +260,20 @@ class Live:
                 self._state.ahead = {seq for seq in self._state.ahead if seq > self._state.seq}
         return n_taken
 
+    @property
+    def waits_for_encoder(self) -> bool:
+        """Whether items joined without vectors, to be read as soon as the encoder is loaded."""
+        return self._state.unread_after is not None
+
+    @property
+    def may_read(self) -> bool:
+        """Whether the encoder has come that items wait for."""
+        return self.waits_for_encoder and not self._loading
+
+    @property
+    def _loading(self) -> bool:
+        return self.encoder is not None and getattr(self.encoder, "loading", False)
+
     def tune(self, *, now: float) -> int:
         """Let what people did move the strategy, and publish an epoch if one is due; rows read."""
         self._newest = now
@@ -263,6 +287,7 @@ class Live:
         """
         n_taken = 0
         with self._catalogue:
+            self._read_what_waits()
             while entries := self.store.items.changes(
                 self.tenant, after=self._state.items_seq, limit=at_once
             ):
@@ -274,6 +299,13 @@ class Live:
                 seq = self._state.items_seq
                 self._state.held = {i: entry for i, entry in held.items() if entry.seq > seq}
         return n_taken
+
+    def _read_what_waits(self) -> None:
+        """Begin again at items that joined while the encoder was being loaded, if it now is."""
+        state = self._state
+        if state.unread_after is not None and not self._loading:
+            state.items_seq, state.unread_after = min(state.items_seq, state.unread_after), None
+            state.n_founded = 0  # a model without events is made anew with their vectors
 
     def hide_at_once(self, entries: Sequence[Entry]) -> None:
         """Let what was just written of these items count from the next request on.
@@ -305,6 +337,8 @@ class Live:
         with self._lock:
             self._state.erased[digest_of_user(self.tenant, user_id)] = seq
             told = self._state.recommender.forget(user_id)
+            if (fleeting := getattr(self.encoder, "fleeting", None)) is not None:
+                fleeting.clear()  # what somebody said of themselves; nobody knows who it was
             if self.online is not None:
                 self.online.forget(user_id)
             return told
@@ -387,9 +421,13 @@ class Live:
         index = self.model.data.item_index
         there = [e for e in entries if not e.deleted or e.id in index]
         changes = [ItemChange(e.id, columns_of(e)) for e in there if not e.deleted]
-        model = self.model
+        model, encoder = self.model, self.encoder
+        if changes and encoder is not None and self._loading:  # nobody waits for that
+            encoder = Unread(encoder)
+            if self._state.unread_after is None:
+                self._state.unread_after = self._state.items_seq
         if changes:
-            model, self.unread = changed_anyway(model, changes, self.encoder)
+            model, self.unread = changed_anyway(model, changes, encoder)
         founded = model.data.n_events == 0 and size_of(model) > GROWTH * self._state.n_founded
         with self._lock:
             model = caught_up(model, self.model)

@@ -49,6 +49,8 @@ class Tenant:
             elif self._woken.is_set():
                 self._woken.clear()
                 self.live.follow_items(now=now)
+            if self.live.may_read:
+                self.live.follow_items(now=now)
             if not self.live.promoted:
                 ensure_promoted(self.live, self.store, now=now)
             self._away.pop("store", None)
@@ -116,7 +118,9 @@ class Tenant:
 
     def degraded(self) -> list[str]:
         """What is away, while lists are still made from memory."""
-        now = {"encoder": self.live.unread, "store": self.store.writer.failing}
+        waits = "it is being loaded; until then items that are new are found by their words alone"
+        unread = self.live.unread or (waits if self.live.waits_for_encoder else "")
+        now = {"encoder": unread, "store": self.store.writer.failing}
         away = {what: why for what, why in now.items() if why} | self._away
         return [f"{what}: {why}" for what, why in sorted(away.items())]
 
