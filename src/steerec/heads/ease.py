@@ -41,11 +41,11 @@ BLOCK = 64_000_000  # bytes for the rows that are made or sorted at once
 class EaseConfig:
     """Settings of `Ease`."""
 
-    FOR_BASKETS: ClassVar[Mapping[str, Any]] = {"decay": 0.9, "l2": 100.0}
+    FOR_BASKETS: ClassVar[Mapping[str, Any]] = {"decay": 0.9, "last": 100, "l2": 100.0}
 
     l2: float = 300.0  # λ: pull of all weights towards 0
-    decay: float = 0.85  # weight of an event of the query against the one after it
-    last: int = 100  # newest events asked with
+    decay: float = 1.0  # weight of an event of the query against the one after it; 1: all alike
+    last: int = 500  # newest events asked with
     per_row: int = 1_000  # weights kept for each item above 6,000 items
     exact_items: int = 30_000  # up to here all weights are solved at once; above, locally
     memory_gb: float = 8.0  # most memory a fit may take; where all at once needs more, locally
@@ -67,7 +67,10 @@ class EaseConfig:
 
 @dataclass
 class Ease(HistoryHead):
-    """Scores an item by regressing it on the user's other items.
+    """Scores an item by regressing it on the user's other items, old and new ones alike.
+
+    Alone it is better where old events fade; but most other heads ask what is new, and what lasts
+    of a taste is what the blend lacks beside them (docs/log.md).
 
     Attributes:
         weights: (n_items, n_items) float32, row = item asked with.
