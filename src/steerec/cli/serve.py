@@ -51,25 +51,47 @@ def serve(
     """
     from dataclasses import replace
 
-    from steerec.service.server import build, run
-    from steerec.service.telemetry import log_as_json
-
     settings = options.settings_of(config)
     told: dict[str, Any] = {"host": host, "port": port, "workers": workers}
     told = {name: value for name, value in told.items() if value is not None}
     settings = replace(settings, service=replace(settings.service, **told))
     if settings.service.workers > 1:
         _serve_many(settings, snapshot, config, sample=sample)
-        return
-    model = _sample_model(settings) if sample else None
-    began = time.perf_counter()
-    service = build(settings, snapshot=snapshot, model=model, file=config)
-    where, docs = settings.service.addresses
-    show.out().print(f"Ready in {time.perf_counter() - began:.1f} s: {where}, {docs}")
-    if model is not None:
-        _print_requests(where, str(model.data.user_ids[0]), str(model.data.item_ids[0]))
-    log_as_json()
-    run(service)
+    else:
+        _serve_one(settings, snapshot, config, sample=sample)
+
+
+def _serve_one(
+    settings: "Settings", snapshot: "Path | None", config: "Path | None", *, sample: bool
+) -> None:
+    """One process; it has its port before anything that takes long."""
+    from contextlib import ExitStack
+    from dataclasses import replace
+
+    from steerec.service.addresses import taken
+
+    with ExitStack() as held:
+        sockets = taken(settings.service.host, settings.service.port)
+        for one in sockets:
+            held.enter_context(one)
+        port = sockets[0].getsockname()[1]
+        settings = replace(settings, service=replace(settings.service, port=port))
+
+        from steerec.service.server import build, run  # a second
+        from steerec.service.telemetry import log_as_json
+
+        model = _sample_model(settings) if sample else None
+        began = time.perf_counter()
+        where, docs = settings.service.addresses
+
+        def ready() -> None:
+            show.out().print(f"Ready in {time.perf_counter() - began:.1f} s: {where}, {docs}")
+            if model is not None:
+                _print_requests(where, str(model.data.user_ids[0]), str(model.data.item_ids[0]))
+
+        service = build(settings, snapshot=snapshot, model=model, file=config)
+        log_as_json()
+        run(service, sockets, ready=ready)
 
 
 def _serve_many(

@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from steerec.engine.model import Model
 from steerec.engine.texts import encoder_of, opened_encoder
 from steerec.errors import ConfigError, EncoderError, StorageError
 from steerec.kernels import load
+from steerec.service.addresses import listen
 from steerec.service.app import Beside, create_app, create_operators_app, keeping_up, tuning
 from steerec.service.calls import Counter
 from steerec.service.gate import OWNER, Gate
@@ -130,13 +131,22 @@ def _wakes(settings: Settings, tenants: Tenants) -> Wakes:
     )
 
 
-def run(service: Service, *, listening: socket.socket | None = None) -> None:
+def run(
+    service: Service,
+    sockets: Sequence[socket.socket],
+    *,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
     """Answer until the process is told to stop, then finish what was begun.
 
     Args:
-        listening: a socket that other processes answer on too; None: one of its own.
+        sockets: bound, perhaps to an address that other processes answer at too.
+        ready: called once, when callers are answered.
+    Raises:
+        ConfigError: if another process took the address at the same moment.
     """
     service.tenants.open_now(OWNER)
+    listen(sockets)
     gc.collect()
     gc.freeze()  # it stays, and to look it through again and again took a tenth of the CPU
     gc.set_threshold(*GC_AFTER)
@@ -147,8 +157,6 @@ def run(service: Service, *, listening: socket.socket | None = None) -> None:
     told = service.settings.service
     config = uvicorn.Config(
         service.app(),
-        host=told.host,
-        port=told.port,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=GRACE_S,
@@ -161,7 +169,7 @@ def run(service: Service, *, listening: socket.socket | None = None) -> None:
     if told.compiled:  # nobody waits for them
         beside.start()
     try:
-        uvicorn.Server(config).run(None if listening is None else [listening])
+        _Announced(config, ready).run(list(sockets))
     finally:
         stop.set()
         service.close()
@@ -172,6 +180,19 @@ def run(service: Service, *, listening: socket.socket | None = None) -> None:
 def _load_kernels(folder: Path, stop: Event) -> None:
     load(folder, stop=stop)
     gc.freeze()  # what a compiler brings with it stays, too
+
+
+class _Announced(uvicorn.Server):
+    """A server that says when it answers."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn.Server."""
+        await super().startup(sockets)
+        self._ready()
 
 
 class _Beside(uvicorn.Server):

@@ -22,12 +22,12 @@ from typing import Any
 
 from steerec.config import Settings
 from steerec.errors import ConfigError
+from steerec.service.addresses import BACKLOG, UNUSABLE, bound, refused
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.2
 AGAIN_S = 1.0  # before a worker that ended is started anew
-BACKLOG = 2_048
 GRACE_S = 15.0  # for a worker to finish what it began
 
 
@@ -120,7 +120,7 @@ def work(told: Told, listening: socket.socket, parent: int) -> None:
     log_as_json()
     service = build(told.settings, snapshot=told.snapshot, file=told.file)
     beside = (*service.beside, ending_with(parent))
-    run(replace(service, beside=beside), listening=_own(listening))
+    run(replace(service, beside=beside), [_own(listening)])
 
 
 def _own(shared: socket.socket) -> socket.socket:
@@ -131,7 +131,7 @@ def _own(shared: socket.socket) -> socket.socket:
     """
     if sys.platform != "linux":
         return shared
-    made = _bound(shared.family, shared.getsockname(), alone=False)
+    made = bound(shared.family, shared.getsockname(), alone=False)
     made.listen(BACKLOG)
     return made
 
@@ -152,26 +152,13 @@ def _listening(host: str, port: int) -> socket.socket:
     """The address, taken; on Linux nobody is answered on this socket."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        made = _bound(family, (host, port))
+        made = bound(family, (host, port))
         if sys.platform == "linux":
             port = made.getsockname()[1]
             made.close()  # nobody else had it
-            made = _bound(family, (host, port), alone=False)
-    except OSError as e:
-        raise ConfigError(f"host={host!r}, port={port} cannot be listened on ({e})") from e
+            made = bound(family, (host, port), alone=False)
+    except UNUSABLE as e:
+        raise refused(host, port, e) from e
     if sys.platform != "linux":
         made.listen(BACKLOG)
-    return made
-
-
-def _bound(family: int, address: Any, *, alone: bool = True) -> socket.socket:
-    made = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if not alone:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        made.bind(address)
-    except OSError:
-        made.close()
-        raise
     return made
