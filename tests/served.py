@@ -38,9 +38,12 @@ class Server:
         url: of the store; None: a file of SQLite in the folder.
         trusted: PEM file of the certificate it shows; None: it speaks plain HTTP.
         environment: variables that it has beside ours.
+        flags: more words of the command line.
     """
 
-    def __init__(self, folder: Path, *, service="", url=None, trusted=None, environment=None):
+    def __init__(
+        self, folder: Path, *, service="", url=None, trusted=None, environment=None, flags=()
+    ):
         self.port, self.metrics_port = free_ports(2)
         self.settings = folder / "steerec.toml"
         self.url = url or f"sqlite:///{folder}/store.db"
@@ -48,12 +51,12 @@ class Server:
             SETTINGS.format(url=self.url, metrics_port=self.metrics_port, service=service)
         )
         self.log = folder / "log.jsonl"
-        self.folder, self.environment = folder, environment or {}
+        self.folder, self.environment, self.flags = folder, environment or {}, flags
         self.tls = None if trusted is None else ssl.create_default_context(cafile=trusted)
         self.base = f"{'http' if trusted is None else 'https'}://127.0.0.1:{self.port}"
 
     def start(self):
-        words = ["serve", "--port", str(self.port), "--config", str(self.settings)]
+        words = ["serve", "--port", str(self.port), "--config", str(self.settings), *self.flags]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", START, *words],

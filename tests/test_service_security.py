@@ -11,9 +11,11 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 
 import pytest
+from typer.testing import CliRunner
 
 from served import Server
 from service_worlds import opened, problem
+from steerec.cli import app as verbs
 from steerec.config import ServiceConfig
 from steerec.errors import ConfigError
 from steerec.service.app import ROUTES
@@ -248,9 +250,15 @@ def certificate(folder):
 
 def test_a_service_speaks_tls_and_logs_calls_by_their_id_and_no_secret(tmp_path):
     cert, private = certificate(tmp_path)
-    lines = f'keys = true\ntls_certificate = "{cert}"\ntls_key = "{private}"'
+    flags = ("--tls-certificate", str(cert), "--tls-key", str(private))
     redis = "redis://:open-sesame@127.0.0.1:1/0"  # nobody is there, which is logged
-    server = Server(tmp_path, service=lines, trusted=cert, environment={"STEEREC_REDIS_URL": redis})
+    server = Server(
+        tmp_path,
+        service="keys = true",
+        trusted=cert,
+        environment={"STEEREC_REDIS_URL": redis},
+        flags=flags,
+    )
     store = open_store(server.url)
     key, _ = store.keys.issue("default", ["admin"], now=time.time())
     store.close()
@@ -279,6 +287,23 @@ def test_a_service_speaks_tls_and_logs_calls_by_their_id_and_no_secret(tmp_path)
     assert any(row["message"].startswith("redis=away") for row in rows)
     for secret in (key.split("_")[2], wrong.split("_")[2], "open-sesame"):
         assert secret not in told
+
+
+def test_a_certificate_needs_its_key_and_is_read_before_all_else(tmp_path):
+    cert, private = (str(path) for path in certificate(tmp_path))
+
+    def told(*words):
+        result = CliRunner().invoke(verbs, ["serve", "--port", "0", *words])
+        assert result.exit_code == 1
+        return result.stderr
+
+    assert "tls_key=None: give both or none" in told("--tls-certificate", cert)
+    assert "tls_certificate=None" in told("--tls-key", private)
+    nowhere = str(tmp_path / "nowhere.pem")
+    for given in (nowhere, cert, __file__):
+        error = told("--tls-certificate", cert, "--tls-key", given)
+        assert f"tls_key={given}: they cannot be used" in error
+        assert "expected readable PEM files of a certificate and of its key" in error
 
 
 def test_what_a_call_leaves_in_the_log_has_its_id(shop, monkeypatch, caplog):

@@ -201,7 +201,9 @@ class ServiceConfig:
                 f"{self.snapshots_kept}: expected at least 1"
             )
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ConfigError("tls_certificate and tls_key: give both or none")
+            raise ConfigError(
+                f"tls_certificate={self.tls_certificate}, tls_key={self.tls_key}: give both or none"
+            )
         if not self.keys and self.host not in ("127.0.0.1", "::1", "localhost"):
             raise ConfigError(
                 f"host={self.host!r} without keys would let everybody in: set keys = true and make "

@@ -1,6 +1,7 @@
 """The verbs of a running service: serve, and its keys."""
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,8 +9,6 @@ import typer
 from steerec.cli import options, show
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from steerec.config import Settings
     from steerec.engine.model import Model
 
@@ -26,6 +25,7 @@ def register(app: typer.Typer) -> None:
         epilog="Examples:\n\n"
         "steerec serve --snapshot snapshot/\n\n"
         "steerec serve --sample --port 8080\n\n"
+        "steerec serve --tls-certificate cert.pem --tls-key key.pem\n\n"
         "steerec serve --config steerec.toml"
     )(serve)
     app.add_typer(key, name="key")
@@ -43,6 +43,13 @@ def serve(
         int | None,
         typer.Option(min=1, help="Processes, over one SQLite file, or PostgreSQL and Redis."),
     ] = None,
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option(metavar="PEM", help="Certificate: with --tls-key, it speaks HTTPS."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Key of the certificate.")
+    ] = None,
     config: options.Config = None,
 ) -> None:
     """Serve recommendations over HTTP: every event that is accepted counts on the next list.
@@ -51,10 +58,14 @@ def serve(
     """
     from dataclasses import replace
 
+    from steerec.service.addresses import check_certificate
+
     settings = options.settings_of(config)
     told: dict[str, Any] = {"host": host, "port": port, "workers": workers}
+    told |= {"tls_certificate": tls_certificate, "tls_key": tls_key}
     told = {name: value for name, value in told.items() if value is not None}
     settings = replace(settings, service=replace(settings.service, **told))
+    check_certificate(settings.service)
     if settings.service.workers > 1:
         _serve_many(settings, snapshot, config, sample=sample)
     else:
@@ -62,7 +73,7 @@ def serve(
 
 
 def _serve_one(
-    settings: "Settings", snapshot: "Path | None", config: "Path | None", *, sample: bool
+    settings: "Settings", snapshot: Path | None, config: Path | None, *, sample: bool
 ) -> None:
     """One process; it has its port before anything that takes long."""
     from contextlib import ExitStack
@@ -95,7 +106,7 @@ def _serve_one(
 
 
 def _serve_many(
-    settings: "Settings", snapshot: "Path | None", config: "Path | None", *, sample: bool
+    settings: "Settings", snapshot: Path | None, config: Path | None, *, sample: bool
 ) -> None:
     from steerec.service.telemetry import log_as_json
     from steerec.service.workers import Told, run_many
