@@ -8,9 +8,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from steerec.engine.condition_masks import FilterMasks, evaluate
+from steerec.engine.condition_masks import FilterMasks, evaluate, unknown_attributes
 from steerec.engine.conditions import AllOf, AnyOf, Compare, Contains, Not, OneOf, parse
-from steerec.errors import DataError
+from steerec.engine.live_config import ScenarioConfig
+from steerec.errors import ConfigError, DataError
 
 NAN = float("nan")
 ITEMS = pl.DataFrame(
@@ -74,6 +75,20 @@ ITEMS = pl.DataFrame(
 )
 def test_a_filter_lets_these_rows_through(text, passing):
     assert np.flatnonzero(evaluate(text, ITEMS)).tolist() == passing
+
+
+def test_an_attribute_that_nobody_has_may_be_missing_in_all_if_asked_so():
+    def passing(text):
+        return np.flatnonzero(evaluate(text, ITEMS, lenient=True)).tolist()
+
+    assert passing("weight < 3 and price > 1") == []
+    assert passing("weight < 3 or price == 20") == [1]
+    assert passing('not weight == 3 and "a" not in colour') == []
+    assert passing("not weight == 3") == passing("weight == null") == [0, 1, 2, 3]
+    text = 'not weight in [1] and (price < 3 or "a" in colour and weight)'
+    assert unknown_attributes(text, ITEMS) == ("weight", "colour")
+    with pytest.raises(DataError, match="items have no attribute weight"):
+        evaluate("weight < 3", ITEMS)
 
 
 def test_single_precision_is_compared_in_single_precision():
@@ -345,3 +360,8 @@ def test_a_filter_that_cannot_be_read_is_not_kept():
     for _ in range(2):
         with pytest.raises(DataError):
             masks.mask("size ==", ITEMS, 1)
+
+
+def test_a_condition_of_the_settings_that_cannot_be_read_is_refused_at_the_start():
+    with pytest.raises(ConfigError, match=r"condition='price = 20': .* compare with =="):
+        ScenarioConfig(condition="price = 20")

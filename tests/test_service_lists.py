@@ -117,11 +117,38 @@ def test_a_filter_the_scenarios_condition_and_candidates_hold_together(shop):
     body = {"user_id": "u0001", "scenario": "cheap", "filter": "price > 7", "n": 50}
     answer = shop.post("/api/recommend", body).json()
     assert sorted(ids(answer)) == [f"i{i:04d}" for i in range(3, 15)]  # price = 5 + i
-    assert answer["applied"]["filter"] == "price < 20 and price > 7"
+    assert answer["applied"]["filter"] == "(price < 20) and (price > 7)"
     answer = shop.post("/api/recommend", {**body, "candidates": ["i0003", "i0050", "no"]}).json()
     assert ids(answer) == ["i0003"]
     assert answer["applied"]["unknown_candidates"] == ["no"]
     assert len(ids(slate(shop, scenario="cheap"))) == 3
+
+
+def test_a_condition_of_the_settings_that_no_item_knows_lets_none_through_and_says_so(bare, caplog):
+    bare.post("/api/items", {"entries": [{"id": "a"}, {"id": "b"}]})
+    bare.settle()
+    assert sorted(bare.ids("ann")) == ["a", "b"]
+    for _ in range(2):
+        answer = slate(bare, scenario="cheap")  # price < 20
+        assert answer["items"] == []
+        assert answer["applied"]["filter"] == "price < 20"
+        assert answer["applied"]["unknown_attributes"] == ["price"]
+    assert caplog.text.count("scenario=cheap condition='price < 20': no item has price") == 1
+    told = problem(bare.get("/api/recommend/ann?filter=price<20"), 422)  # a caller's own is refused
+    assert "items have no attribute price" in told
+    bare.post("/api/items", {"id": "b", "attributes": {"price": "cheap"}})
+    bare.settle()
+    told = problem(bare.get("/api/recommend/ann?scenario=cheap"), 422)
+    assert "the condition of scenario 'cheap' in the settings, not of this call" in told
+
+
+def test_a_condition_of_the_settings_counts_as_soon_as_an_item_has_the_attribute(bare):
+    assert slate(bare, scenario="cheap")["applied"]["unknown_attributes"] == ["price"]
+    bare.post("/api/items", {"entries": [{"id": "a", "attributes": {"price": 9}}, {"id": "b"}]})
+    bare.settle()
+    answer = slate(bare, scenario="cheap")
+    assert ids(answer) == ["a"]
+    assert "unknown_attributes" not in answer["applied"]
 
 
 def test_a_session_without_a_user_is_answered_and_its_unknown_items_are_named(shop):

@@ -167,6 +167,8 @@ class Query:
         place: where it is seen; logged with the slate, and a slice of experiments.
         condition: an expression over attributes that items must fulfil, such as
             `price < 20 and "vegan" in tags`.
+        rule: the same of the placement's settings; an attribute that no item has is missing in
+            all, and no error.
         candidates: the only item ids that may be shown; None: the whole catalogue.
     """
 
@@ -183,6 +185,7 @@ class Query:
     about: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     condition: str | None = None
+    rule: str | None = None
     candidates: frozenset[str] | None = None
 
 

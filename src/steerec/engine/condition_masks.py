@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import lru_cache
 from threading import Lock
 from typing import cast
 
@@ -32,16 +33,45 @@ _NAMES_TOLD = 20  # attributes listed in a message, at most
 _ORDERS = ("<", "<=", ">", ">=")
 
 
-def evaluate(text: str, items: pl.DataFrame) -> Mask:
+def evaluate(text: str, items: pl.DataFrame, *, lenient: bool = False) -> Mask:
     """(n_items,) True where the item passes; tests with a missing value are False.
 
     Args:
         items: a row for each item; NaN is missing, like null.
+        lenient: whether an attribute that the items do not have counts as missing in all.
     Raises:
         DataError: if the filter cannot be read, or does not fit the attributes and their types.
     """
+    if lenient:
+        missing = unknown_attributes(text, items)
+        items = items.with_columns(pl.lit(None, pl.Null).alias(name) for name in missing)
     passing = _Binding(text, items.schema).of(parse(text))
     return items.select(passing.alias("mask"))["mask"].to_numpy()
+
+
+def unknown_attributes(text: str, items: pl.DataFrame) -> tuple[str, ...]:
+    """The attributes that a filter names and the items do not have.
+
+    Raises:
+        DataError: if the filter cannot be read.
+    """
+    return tuple(name for name in _attributes(text) if name not in items.columns)
+
+
+@lru_cache(maxsize=64)
+def _attributes(text: str) -> tuple[str, ...]:
+    """The attributes that a filter names, each once."""
+    names: dict[str, None] = {}
+    waiting = [parse(text)]
+    while waiting:
+        term = waiting.pop()
+        if isinstance(term, Not):
+            waiting.append(term.term)
+        elif isinstance(term, AllOf | AnyOf):
+            waiting.extend(reversed(term.terms))
+        else:
+            names[term.attribute] = None
+    return tuple(names)
 
 
 @dataclass
@@ -53,10 +83,12 @@ class FilterMasks:
     """
 
     keep: int = 32
-    _masks: OrderedDict[tuple[Hashable, str], Mask] = field(default_factory=OrderedDict)
+    _masks: OrderedDict[tuple[Hashable, str, bool], Mask] = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
 
-    def mask(self, text: str, items: pl.DataFrame, version: Hashable) -> Mask:
+    def mask(
+        self, text: str, items: pl.DataFrame, version: Hashable, *, lenient: bool = False
+    ) -> Mask:
         """As `evaluate`, read-only.
 
         Args:
@@ -64,12 +96,12 @@ class FilterMasks:
         Raises:
             DataError: as `evaluate`.
         """
-        key = (version, text)
+        key = (version, text, lenient)
         with self._lock:
             if (known := self._masks.get(key)) is not None:
                 self._masks.move_to_end(key)
                 return known
-        found = evaluate(text, items)
+        found = evaluate(text, items, lenient=lenient)
         found.flags.writeable = False
         with self._lock:
             self._masks[key] = found

@@ -25,6 +25,7 @@ from steerec.engine.live_config import LiveConfig
 from steerec.engine.model import Model
 from steerec.engine.online import Online
 from steerec.engine.recommender import Recommender
+from steerec.engine.rules import Noted
 from steerec.engine.sampler import SamplerConfig
 from steerec.engine.serving import Policy, Served, serve
 from steerec.engine.trials import Trial, applied
@@ -97,6 +98,7 @@ class Live:
         self.online: Online | None = None  # as soon as a strategy is followed
         self.trials: tuple[Trial, ...] = ()
         self._newest = now
+        self._noted = Noted()
         self._lock = threading.RLock()  # whoever reads or changes the state below
         self._catalogue = threading.RLock()  # whoever makes a longer catalogue
         model = model or model_of_nothing(clock=now, config=config.phi)
@@ -162,9 +164,10 @@ class Live:
         query = replace(
             query,
             now=now if query.now is None else query.now,
-            condition=_both(scenario.condition, query.condition),
+            rule=scenario.condition or None,
             repeats=scenario.repeats if query.repeats is None else query.repeats,
         )
+        self._noted.look(query, self.model.data.items)
         with self._lock:
             policy = replace(self._state.policy, draw=scenario.draw)
             if self.online is not None:
@@ -490,9 +493,3 @@ class Live:
         for logged in self.store.log.of_user(self.tenant, user_id):
             if logged.seq > seq and (logged.seq <= state.seq or logged.seq in state.ahead):
                 self._learn(logged, logged.received)
-
-
-def _both(one: str, other: str | None) -> str | None:
-    if one and other:
-        return f"({one}) and ({other})"
-    return one or other

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from steerec.engine.conditions import parse
 from steerec.engine.online import TuningConfig
 from steerec.engine.phi import PhiConfig
 from steerec.engine.pool import PoolConfig
 from steerec.engine.sampler import SamplerConfig
-from steerec.errors import ConfigError
+from steerec.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,11 @@ class ScenarioConfig:
         if self.n < 1:
             raise ConfigError(f"scenario: n={self.n}: expected at least 1")
         SamplerConfig(temperature=self.temperature, diversity=self.diversity)
+        if self.condition:
+            try:
+                parse(self.condition)
+            except DataError as e:
+                raise ConfigError(f"scenario: condition={self.condition!r}: {e}") from e
 
     @property
     def draw(self) -> SamplerConfig:

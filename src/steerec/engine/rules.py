@@ -1,5 +1,6 @@
 """Hard rules: which items of the catalogue may be shown to whom."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -11,10 +12,28 @@ from numpy.typing import NDArray
 from steerec.contracts import History, Indices, Query
 from steerec.data.counted import counted
 from steerec.data.dataset import Dataset
-from steerec.engine.condition_masks import FilterMasks
+from steerec.engine.condition_masks import FilterMasks, unknown_attributes
 from steerec.errors import DataError, UnknownItemError
 
+log = logging.getLogger(__name__)
+
 NEAR_IDS = 20_000  # most ids compared for a suggestion
+
+
+@dataclass
+class Noted:
+    """Warns once of each placement's condition that names what no item has, as a mistyped one."""
+
+    _rules: set[str] = field(default_factory=set)
+
+    def look(self, query: Query, items: pl.DataFrame) -> None:
+        """See whether the query's rule is such a one."""
+        if not query.rule or query.rule in self._rules:
+            return
+        if unknown := unknown_attributes(query.rule, items):
+            self._rules.add(query.rule)
+            told = "scenario=%s condition=%r: no item has %s, so tests of it are false"
+            log.warning(told, query.scenario or "default", query.rule, ", ".join(unknown))
 
 
 @dataclass
@@ -37,6 +56,8 @@ class Catalogue:
             allowed &= self._having(attribute, values)
         if query.condition:
             allowed &= self._masks.mask(query.condition, self.data.items, 0)
+        if query.rule:
+            allowed &= self._ruled(query.rule, query.scenario)
         index = self.data.item_index
         if query.exclude:
             allowed[[index[i] for i in query.exclude if i in index]] = False
@@ -86,6 +107,16 @@ class Catalogue:
     def __post_init__(self) -> None:
         titled = "title" in self.data.items.columns
         self._titles = self.data.items["title"] if titled else None
+
+    def _ruled(self, rule: str, scenario: str | None) -> NDArray[np.bool_]:
+        """(n_items,): fulfils what the settings of a placement say."""
+        try:
+            return self._masks.mask(rule, self.data.items, 0, lenient=True)
+        except DataError as e:
+            raise DataError(
+                f"the condition of scenario {scenario or 'default'!r} in the settings, not of this "
+                f"call, does not fit the items: {e}"
+            ) from e
 
     def _having(self, attribute: str, values: frozenset[str]) -> NDArray[np.bool_]:
         if attribute not in self.data.items.columns:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from steerec.contracts import Choice, Query, Slate
 from steerec.engine import browsing, past
 from steerec.engine.about import read_ahead
+from steerec.engine.condition_masks import unknown_attributes
 from steerec.engine.serving import Served
 from steerec.errors import SteerecError
 from steerec.service.calls import Call
@@ -288,7 +289,10 @@ def _applied(served: Served, wanted: RecommendIn, call: Call) -> dict[str, Any]:
     scenario = call.tenant.live.config.scenario(wanted.scenario)
     conditions = [c for c in (scenario.condition, wanted.filter) if c]
     if conditions:
-        applied["filter"] = " and ".join(conditions)
+        applied["filter"] = conditions[0] if len(conditions) == 1 else _joined(conditions)
+    items = call.tenant.live.model.data.items
+    if scenario.condition and (missing := unknown_attributes(scenario.condition, items)):
+        applied["unknown_attributes"] = list(missing)
     if served.slate.skipped:
         applied["unknown_session_items"] = list(served.slate.skipped)
     if wanted.candidates is not None:
@@ -299,6 +303,10 @@ def _applied(served: Served, wanted: RecommendIn, call: Call) -> dict[str, Any]:
     if served.slate.left_out:
         applied["heads_left_out"] = list(served.slate.left_out)
     return applied
+
+
+def _joined(conditions: Sequence[str]) -> str:
+    return " and ".join(f"({condition})" for condition in conditions)
 
 
 def _out(slate: Slate, applied: dict[str, Any], following: str | None) -> SlateOut:
