@@ -142,6 +142,14 @@ def test_a_condition_of_the_settings_that_no_item_knows_lets_none_through_and_sa
     assert "the condition of scenario 'cheap' in the settings, not of this call" in told
 
 
+def test_a_scenario_that_no_settings_know_is_answered_as_the_default_and_named(shop):
+    assert slate(shop, scenario="chaep")["applied"]["unknown_scenario"] == "chaep"
+    answer = shop.post("/api/rank", {"candidates": ["i0001"], "scenario": "chaep"}).json()
+    assert answer["applied"]["unknown_scenario"] == "chaep"
+    for known in ("cheap", "default", ""):
+        assert "unknown_scenario" not in slate(shop, scenario=known)["applied"]
+
+
 def test_a_condition_of_the_settings_counts_as_soon_as_an_item_has_the_attribute(bare):
     assert slate(bare, scenario="cheap")["applied"]["unknown_attributes"] == ["price"]
     bare.post("/api/items", {"entries": [{"id": "a", "attributes": {"price": 9}}, {"id": "b"}]})

@@ -63,3 +63,8 @@ class LiveConfig:
     def scenario(self, name: str | None) -> ScenarioConfig:
         """The settings of a placement."""
         return self.scenarios.get(name or "", self.default)
+
+    def knows(self, name: str) -> bool:
+        """Whether any settings speak of this placement; others are answered as `default`."""
+        named = {"default", *self.phi.scenarios, *self.tuning.exploration.scenarios}
+        return name in self.scenarios or name in named

@@ -286,7 +286,10 @@ def _next(served: Served) -> str | None:
 def _applied(served: Served, wanted: RecommendIn, call: Call) -> dict[str, Any]:
     """What had a part in the list, and what could not be used."""
     applied: dict[str, Any] = {"pool": len(served.impression.pool)}
-    scenario = call.tenant.live.config.scenario(wanted.scenario)
+    config = call.tenant.live.config
+    scenario = config.scenario(wanted.scenario)
+    if wanted.scenario and not config.knows(wanted.scenario):
+        applied["unknown_scenario"] = wanted.scenario
     conditions = [c for c in (scenario.condition, wanted.filter) if c]
     if conditions:
         applied["filter"] = conditions[0] if len(conditions) == 1 else _joined(conditions)
