@@ -45,6 +45,17 @@ def test_an_experiment_from_start_to_stop(said):
     assert kept["reason"] == "seen enough"
 
 
+def test_what_is_empty_or_not_told_yet_is_said_in_words(said, tmp_path, monkeypatch):
+    assert "No experiment yet" in said("list")
+    said("start", "spring", "--arm", "as it is:0.5", "--arm", "bold:0.5:temperature=0.3")
+    shown = said("show", "spring")
+    assert "bold not told yet, 0 and 0 users" in shown
+    assert "nan" not in shown
+    monkeypatch.setenv("STEEREC_DATABASE_URL", f"sqlite:///{tmp_path}/empty.db")
+    listed = CliRunner().invoke(app, ["strategy", "list"])
+    assert "No version yet" in listed.output
+
+
 def test_shadows_alone_are_shown_without_a_conclusion(said):
     said("start", "dark", "--arm", "bold:0.1:content.bias=2,shadow")
     shown = said("show", "dark")

@@ -61,9 +61,9 @@ def strategy() -> Strategy:
 class Traffic:
     """Slates and clicks that follow another θ than the promoted one."""
 
-    def __init__(self, promoted: Strategy, people: int = PEOPLE) -> None:
-        self._rng, self._people = np.random.default_rng(1), people
-        self._truth = promoted.theta[::-1]
+    def __init__(self, promoted: Strategy, people: int = PEOPLE, *, seed: int = 1) -> None:
+        self._rng, self._people = np.random.default_rng(seed), people
+        self.truth = promoted.theta[::-1]
         self._theta, self._heads = promoted.theta, [*promoted.heads, "extra"]
         self._n = 0
 
@@ -89,7 +89,7 @@ class Traffic:
             phi=phi,
             more={"heads": self._heads, "temperature": 0.3},
         )
-        log_odds = z[places].astype(np.float64) @ (self._truth @ phi) - 1.0
+        log_odds = z[places].astype(np.float64) @ (self.truth @ phi) - 1.0
         clicked = rng.random(PLACES) < 1 / (1 + np.exp(-log_odds))
         told = [
             LoggedEvent(

@@ -3,6 +3,7 @@
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
+from math import isnan
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -97,6 +98,8 @@ def list_all(
     if json:
         typer.echo(show.as_json({"experiments": [asdict(one) for one in found]}))
         return
+    if not found:
+        show.out().print("No experiment yet: see `steerec experiment start --help`.")
     for one in found:
         until = "under way" if one.stopped is None else f"stopped {_when(one.stopped)}"
         arms = ", ".join(arm["name"] for arm in one.plan["arms"])
@@ -150,8 +153,8 @@ def _print(planned: "Planned", found: "Verdict") -> None:
     if found.arms:
         out.print(table)
     for told in found.comparisons:
-        mean, bounds = _cells(told.difference)
-        line = f"{told.slice}: {told.arm} {mean} {bounds}, {told.n[0]:,} and {told.n[1]:,} users"
+        apart = " ".join(filter(None, _cells(told.difference)))
+        line = f"{told.slice}: {told.arm} {apart}, {told.n[0]:,} and {told.n[1]:,} users"
         out.print(show.escape(line))
     for one in found.shadows:
         line = f"shadow {one.arm}: {one.slates:,} lists, overlap {one.overlap:.2f}"
@@ -163,8 +166,9 @@ def _print(planned: "Planned", found: "Verdict") -> None:
 
 
 def _cells(told: "Interval") -> tuple[str, str]:
-    bounds = f"[{told.low:.4f}, {told.high:.4f}]" if told.high < float("inf") else "not yet"
-    return f"{told.mean:.4f}", bounds
+    """Mean and bounds; what too few users tell is said so, and no nan is shown."""
+    bounds = f"[{told.low:.4f}, {told.high:.4f}]" if told.high < float("inf") else "not told yet"
+    return ("" if isnan(told.mean) else f"{told.mean:.4f}"), bounds
 
 
 def _arm(text: str) -> "Arm":

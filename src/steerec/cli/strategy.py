@@ -145,6 +145,10 @@ def list_versions(
         ]
         typer.echo(show.as_json({"in_force": in_force, "versions": told}))
         return
+    if not versions:
+        show.out().print(
+            "No version yet: the first comes with the model that `steerec serve` shows."
+        )
     for version, one in zip(versions, earned, strict=True):
         mark = "in force" if version.version == in_force else ""
         parents = ", ".join(map(str, version.parents)) or "none"

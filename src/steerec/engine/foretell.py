@@ -73,7 +73,7 @@ def foretell(
     baselines = _Baselines.of(task)
     listed = _some(len(cases), LISTED_CASES, rng)
     checked = _some(len(cases), CHECKED_CASES, rng.spawn(1)[0])
-    feed = _Feed(task, model) if task.live else None
+    feed = Feed(task, model) if task.live else None
     for start, stop in _ranges(cases, model, live=task.live):
         if progress:
             progress("foretell", start, len(cases))
@@ -194,7 +194,7 @@ def _ranges(cases: Cases, model: Model, *, live: bool) -> Iterator[tuple[int, in
         yield start, min(start + LIVE_BATCH, len(cases))
 
 
-class _Feed:
+class Feed:
     """Gives the heads the events after training, in order of time, as the cases go by."""
 
     def __init__(self, task: Task, model: Model) -> None:
