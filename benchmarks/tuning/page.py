@@ -181,9 +181,9 @@ def _attacks(told: dict[str, Any] | None) -> list[str]:
         "## T3: attackers through the way of a service's log",
         _table(head, rows),
         "Defaults of tuning but where it says otherwise; the bound is .5 nats to the promoted θ,\n"
-        "a draw at a temperature of 1 nat. Clicks: of the honest, at a first place so drawn; under\n"
-        f"the promoted θ {first['clicks_promoted']:.4f}. {told['slates']:,} honest slates, seed "
-        f"{first['seed']}, commit {told['commit']}; {told['machine']}.",
+        "a draw at a temperature of 1 nat. Clicks: of the honest, at a first place so drawn;\n"
+        f"under the promoted θ {first['clicks_promoted']:.4f}. {told['slates']:,} honest slates, "
+        f"seed {first['seed']}, commit {told['commit']}; {told['machine']}.",
     ]
 
 
