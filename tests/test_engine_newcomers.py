@@ -1,8 +1,11 @@
 """Users set aside whole stand for newcomers: nothing is learnt of them, their start is foretold."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 
+from steerec.contracts import History
 from steerec.data.dataset import build_dataset
 from steerec.data.split import Split, leave_last_out
 from steerec.engine.newcomers import (
@@ -17,11 +20,11 @@ from steerec.engine.newcomers import (
 from steerec.heads.trending import Trending, TrendingConfig
 
 
-def people(n_users, n_events, *, n_items=40, first=None, seed=0):
-    """Users with `n_events` events each at random; the first one at `first` where given."""
+def people(n_users, n_events, *, n_items=40, first=None, at=0, seed=0):
+    """Users with `n_events` events each at random; the `at`-th one at `first` where given."""
     rng = np.random.default_rng(seed)
     rows = [
-        (f"u{u:03d}", f"i{first if first is not None and e == 0 else rng.integers(n_items)}")
+        (f"u{u:03d}", f"i{first if first is not None and e == at else rng.integers(n_items)}")
         for u in range(n_users)
         for e in range(n_events)
     ]
@@ -83,7 +86,7 @@ def test_joined_cases_keep_their_own_targets():
 
 
 def test_people_without_history_are_shown_what_others_took_first():
-    data = people(200, 20, first=7)
+    data = people(200, 40, first=7)
     head = Trending.fit(data, TrendingConfig(), np.random.default_rng(0))
     nobody = data.history(0).slice(0, 0)
     new, old = head.score([nobody, data.history(0)], None, np.full(2, np.nan))
@@ -92,6 +95,32 @@ def test_people_without_history_are_shown_what_others_took_first():
     assert np.exp(old).max() < 0.3
     counted = head.firsts.copy()
     head.observe(nobody, data.history(0).slice(0, 1))
-    assert (head.firsts - counted).sum() == len(head.config.first)
+    assert (head.firsts - counted)[0].sum() == 1
     head.observe(data.history(0), data.history(0).slice(0, 1))
-    assert (head.firsts - counted).sum() == len(head.config.first)
+    assert (head.firsts - counted).sum() == 1
+
+
+def test_beginners_are_shown_what_others_took_after_as_few_events(tmp_path):
+    data = people(200, 30, first=7, at=1)
+    head = Trending.fit(data, TrendingConfig(), np.random.default_rng(0))
+    history, now = data.history(9), np.full(4, np.nan)
+    short = [history.slice(0, n) for n in (0, 1, 2, 20)]
+    scores = head.score(short, None, now)
+    second = np.exp(scores[:, data.item_index["i7"]])
+    assert second[1] > 0.9
+    assert max(second[0], second[2], second[3]) < 0.2
+    head.save(tmp_path)
+    np.testing.assert_array_equal(Trending.load(tmp_path).score(short, None, now), scores)
+
+
+def test_steps_that_come_out_of_order_are_counted_where_they_happened():
+    data, rng = people(1, 20), np.random.default_rng(0)
+    told = replace(History.of(data.item_idx), time=np.arange(20.0))
+    config, empty = TrendingConfig(), np.zeros((10, data.n_items))
+    head = Trending(config, empty, np.full(5, 0.2), np.full((5, 10), 0.1), 0.0)
+    for n, at in enumerate(order := rng.permutation(20)):
+        head.observe(told.at(np.sort(order[:n])), told.slice(at, at + 1))
+    stretch = np.searchsorted(config.first, np.arange(20), side="right")
+    for number, row in enumerate(head.firsts):
+        items = data.item_idx[stretch == number]
+        assert row.tolist() == np.bincount(items, minlength=data.n_items).tolist()

@@ -76,10 +76,9 @@ def _trending(n_items: int, clock: float) -> Trending:
     n_windows, n_first = len(config.half_lives_days) + 1, len(config.first)
     return Trending(
         config,
-        np.zeros((n_windows, n_items)),
+        np.zeros((n_windows + n_first, n_items)),
         np.full(n_windows, 1 / n_windows),
-        np.zeros((n_first, n_items)),
-        np.full(n_windows + n_first, 1 / (n_windows + n_first)),
+        np.full((n_first, n_windows + n_first), 1 / (n_windows + n_first)),
         clock,
     )
 
