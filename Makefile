@@ -66,6 +66,7 @@ check: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m pytest tests/test_layers.py tests/test_docs.py
 
 format: install-dev
