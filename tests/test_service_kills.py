@@ -1,6 +1,7 @@
 """Against loss: a server is killed under events, again and again, and must know all it promised."""
 
 import contextlib
+import json
 import threading
 from collections import Counter
 from http.client import HTTPException
@@ -107,6 +108,10 @@ def test_fifty_kills_under_load_lose_and_double_nothing(tmp_path):
     check_kills(tmp_path, 50, each=300)
 
 
+def _found(server, words):
+    return [entry["id"] for entry in server.call(f"/api/items?q={words}")["entries"]]
+
+
 def test_a_service_told_to_stop_writes_what_waits_and_ends_well(tmp_path):
     server = Server(tmp_path)
     server.start()
@@ -114,11 +119,18 @@ def test_a_service_told_to_stop_writes_what_waits_and_ends_well(tmp_path):
         items = [{"id": f"i{n}", "attributes": {"title": f"thing {n}"}} for n in range(20)]
         server.call("/api/items", {"entries": items})
         shown = [server.call(f"/api/recommend/u{n}")["request_id"] for n in range(10)]
-        # what is written is on disk at once and found soon after, by a thread of its own
+        # what is written is on disk at once and found within a second, here with slack
         wait_until(lambda: server.metric("steerec_items", tenant="default") == 20)
+        server.call("/api/items", {"id": "new", "attributes": {"title": "a kite of ricepaper"}})
+        wait_until(lambda: _found(server, "ricepaper") == ["new"], most_s=5.0)
+        answer = server.call("/api/recommend", {"about": "ricepaper", "n": 1})
+        assert [item["item_id"] for item in answer["items"]] == ["new"]
+        shown.append(answer["request_id"])
         for path in ("/metrics", "/docs", "/openapi.json"):
-            with pytest.raises(HTTPError, match="404"):
+            with pytest.raises(HTTPError, match="404") as refused:
                 server.call(path)
+            detail = json.loads(refused.value.read())["detail"]
+            assert detail == f"nothing is at {path}: see /docs at the service's metrics_port"
     finally:
         assert server.stop() == 0
     store = open_store(f"sqlite:///{tmp_path}/store.db")

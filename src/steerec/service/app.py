@@ -275,9 +275,12 @@ class _WholeIds:
 async def _no_route(request: Request, error: Exception) -> Response:
     """Paths and methods that do not exist are problems like any other."""
     status = HTTPStatus(error.status_code if isinstance(error, HTTPException) else 500)
+    path, docs = request.url.path, "/docs"
+    if request.app.openapi_url is None:
+        docs = "/docs at the service's metrics_port"
     told = {
-        HTTPStatus.NOT_FOUND: f"nothing is at {request.url.path}: see /docs",
-        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not for {request.url.path}: see /docs",
+        HTTPStatus.NOT_FOUND: f"nothing is at {path}: see {docs}",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not for {path}: see {docs}",
     }
     headers: dict[str, Any] = dict(getattr(error, "headers", None) or {})
     request_id = secrets.token_hex(8)
