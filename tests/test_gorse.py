@@ -388,9 +388,17 @@ def test_a_dump_is_taken_in_and_taken_in_again_changes_nothing(shop, items):
     assert len(shop.tenant().live.recommender.history("u0")) == 4
 
 
-def test_a_wrong_line_of_a_dump_is_named(shop):
-    answer = shop.post("/gorse/api/bulk/users", content='{"UserId": "a"}\n{"ItemId": 3}\n')
-    assert "line 2 is no row of gorse's" in problem(answer, 422)
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (b'{"ItemId": 3}', "the body has no UserId (it has ItemId)"),
+        (b'{"UserId": "\xff"}', "byte 12 of the body, 0xff, is not UTF-8"),
+        (b'{"UserId": "a", "Labels": ' + b"[" * 9_000, "nested too deeply"),
+    ],
+)
+def test_a_wrong_line_of_a_dump_is_named(shop, line, told):
+    answer = shop.post("/gorse/api/bulk/users", content=b'{"UserId": "a"}\n' + line)
+    assert f"line 2 is no row of gorse's: {told}" in problem(answer, 422)
 
 
 @pytest.mark.parametrize(
@@ -415,11 +423,11 @@ def test_times_are_read_as_gorse_takes_them(text, seconds):
 @pytest.mark.parametrize(
     ("method", "path", "body", "told"),
     [
-        ("POST", "/user", {"UserId": ""}, "Expected `str` of length >= 1"),
-        ("POST", "/feedback", feedback("like", "a", "b"), "Expected `array`, got `object`"),
+        ("POST", "/user", {"UserId": ""}, 'UserId is "": expected a text of 1 to 256'),
+        ("POST", "/feedback", feedback("like", "a", "b"), "expected a list of objects"),
         ("POST", "/feedback", [feedback("like", "a", "b", "soon")], "Timestamp 'soon'"),
         ("POST", "/item", {**ITEM, "Categories": [3]}, "Categories"),
-        ("GET", "/recommend/ann/?n=-1", None, "Expected `int` >= 0"),
+        ("GET", "/recommend/ann/?n=-1", None, "n is -1: expected a whole number from 0"),
         ("GET", "/recommend/ann/?write-back-delay=soon", None, "expected one such as 10m"),
         ("GET", "/users?cursor=%25", None, "cursor '%'"),
         ("GET", "/feedback?cursor=eHl6", None, "cursor 'eHl6'"),

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from steerec.service.gate import Caller, Gate
+from steerec.service.mistakes import UNREADABLE, Given, told_of
 from steerec.service.problems import Problem, problem_of, refused
 from steerec.service.schemas import Answer, Nothing
 from steerec.service.telemetry import Telemetry
@@ -160,12 +161,7 @@ class Counter:
         raw = await read_body(request, self.most_bytes)
         if not raw:
             raise refused(HTTPStatus.BAD_REQUEST, "the body is empty: expected a JSON object")
-        try:
-            return decode(raw)
-        except RecursionError as e:
-            raise refused(HTTPStatus.BAD_REQUEST, "the JSON is nested too deeply") from e
-        except UnicodeDecodeError as e:
-            raise refused(HTTPStatus.BAD_REQUEST, f"the body is not UTF-8: {e.reason}") from e
+        return decode(raw)
 
 
 async def _handled(route: Route, call: Call) -> Answered:
@@ -174,10 +170,20 @@ async def _handled(route: Route, call: Call) -> Answered:
 
 
 def decoder_of(one: type[Any], many: type[Any] | None) -> Callable[[bytes], Any]:
-    """Reads a body as `one`, or as `many` where it has that class's only field."""
+    """Reads a body as `one`, or as `many` where it has that class's only field.
+
+    It raises Problem: 400 for what is no JSON, 422 for what is not as it should be.
+    """
     single = msgspec.json.Decoder(one)
     if many is None:
-        return single.decode
+
+        def decode_one(raw: bytes) -> Any:
+            try:
+                return single.decode(raw)
+            except UNREADABLE as e:
+                raise _mistaken(e, one, raw) from e
+
+        return decode_one
     several = msgspec.json.Decoder(many)
     (name,) = many.__struct_fields__
     probe = msgspec.json.Decoder(
@@ -185,10 +191,22 @@ def decoder_of(one: type[Any], many: type[Any] | None) -> Callable[[bytes], Any]
     )
 
     def decode(raw: bytes) -> Any:
-        found = getattr(probe.decode(raw), name)
-        return single.decode(raw) if found is msgspec.UNSET else several.decode(raw)
+        kind = one
+        try:
+            if getattr(probe.decode(raw), name) is msgspec.UNSET:
+                return single.decode(raw)
+            kind = many
+            return several.decode(raw)
+        except UNREADABLE as e:
+            raise _mistaken(e, kind, raw, name) from e
 
     return decode
+
+
+def _mistaken(error: Exception, kind: type[Any], given: Given, many: str = "") -> Problem:
+    wrong = isinstance(error, msgspec.ValidationError)
+    status = HTTPStatus.UNPROCESSABLE_ENTITY if wrong else HTTPStatus.BAD_REQUEST
+    return Problem(status, told_of(error, kind, given, many=many))
 
 
 async def read_body(request: Request, most_bytes: int) -> bytes:
@@ -241,7 +259,10 @@ def _query_of(request: Request, kind: type[T]) -> T:
         if "\x00" in value:
             raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, f"the parameter {name!r} holds NUL")
         given[name] = value
-    return msgspec.convert(given, kind, strict=False)
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as e:
+        raise _mistaken(e, kind, given) from e
 
 
 def _answered(answer: Answer | Response | None, status: HTTPStatus) -> Response:

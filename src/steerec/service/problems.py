@@ -66,10 +66,6 @@ def problem_of(error: Exception) -> Problem:
     """The problem that an error raised on purpose is; anything else is our fault, status 500."""
     if isinstance(error, Problem):
         return error
-    if isinstance(error, msgspec.ValidationError):
-        return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
-    if isinstance(error, msgspec.DecodeError):
-        return Problem(HTTPStatus.BAD_REQUEST, str(error))
     if isinstance(error, QueueFullError):
         wait_s = max(1, round(error.retry_after_s))
         return Problem(HTTPStatus.TOO_MANY_REQUESTS, str(error), {"Retry-After": str(wait_s)})

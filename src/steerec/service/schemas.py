@@ -45,7 +45,10 @@ class EventIn(Body):
 class EventsIn(Body):
     """Many events: all are stored, or none."""
 
-    events: Annotated[list[EventIn], Meta(min_length=1, max_length=10_000)]
+    events: Annotated[
+        list[EventIn],
+        Meta(min_length=1, max_length=10_000, description="send more in several calls"),
+    ]
 
 
 class EventOut(Answer):
@@ -177,7 +180,15 @@ class EntryIn(Body):
 class EntriesIn(Body):
     """Many at once: all are stored, or none."""
 
-    entries: Annotated[list[EntryIn], Meta(min_length=1, max_length=5_000)]
+    entries: Annotated[
+        list[EntryIn],
+        Meta(
+            min_length=1,
+            max_length=5_000,
+            description="send more in several calls, or as JSON lines to /api/items/import or "
+            "/api/users/import",
+        ),
+    ]
 
 
 class EntryPatch(Body):

@@ -24,6 +24,7 @@ from steerec.errors import (
     StorageError,
 )
 from steerec.service.events import logged, take_in
+from steerec.service.mistakes import UNREADABLE, Given, told_of
 from steerec.service.problems import Problem
 from steerec.service.schemas import EventIn
 from steerec.service.tenants import Tenants
@@ -56,14 +57,16 @@ class Message:
         Raises:
             DataError: if it is none.
         """
+        given: Given = self.body if self.fields is None else dict(self.fields)
+        if isinstance(given, dict) and "json" in given:
+            given = given["json"].encode("utf-8", "surrogatepass")
         try:
-            if self.fields is None or "json" in self.fields:
-                raw = self.body if self.fields is None else self.fields["json"]
-                read = _DECODER.decode(raw)
+            if isinstance(given, bytes):
+                read = _DECODER.decode(given)
             else:
-                read = msgspec.convert(dict(self.fields), EventIn, strict=False)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-            raise DataError(str(e)) from e
+                read = msgspec.convert(given, EventIn, strict=False)
+        except UNREADABLE as e:
+            raise DataError(told_of(e, EventIn, given)) from e
         if read.event_id is None:
             read = msgspec.structs.replace(read, event_id=self.id)
         return logged(read)

@@ -30,6 +30,7 @@ from steerec.service.gorse.shapes import (
     place_of,
     user_of_entry,
 )
+from steerec.service.mistakes import UNREADABLE, told_of
 from steerec.service.problems import refused
 from steerec.store.catalogue import Catalogue, Entry
 from steerec.store.log import Key, LoggedEvent
@@ -223,8 +224,9 @@ async def _dumped(call: Call, kind: type[T]) -> Iterator[list[T]]:
         for number, line in enumerate(lines, 1):
             try:
                 waiting += [decode(line)] if line.strip() else []
-            except msgspec.DecodeError as e:
-                raise DataError(f"line {number} is no row of gorse's: {e}") from e
+            except UNREADABLE as e:
+                what = told_of(e, kind, line)
+                raise DataError(f"line {number} is no row of gorse's: {what}") from e
             if len(waiting) == AT_ONCE:
                 yield waiting
                 waiting = []
