@@ -34,7 +34,7 @@ def items(sqlite_url):
 
 def given(entry):
     """Without what the store adds."""
-    ours = ("seq", "changed", "deleted")
+    ours = ("seq", "changed", "deleted", "added")
     return {k: getattr(entry, k) for k in Entry.__slots__ if k not in ours}
 
 
@@ -74,6 +74,21 @@ def test_what_is_deleted_is_gone_and_may_come_back(catalogue):
     assert [e.id for e in catalogue.iterate("shop")] == ["cup"]
     catalogue.upsert("shop", [Entry("tea")], now=NOW)
     assert [e.id for e in catalogue.iterate("shop")] == ["cup", "tea"]
+
+
+def test_an_entry_keeps_when_it_was_first_written(catalogue):
+    catalogue.upsert("shop", [TEA], now=NOW)
+    catalogue.upsert("shop", [TEA, Entry("cup")], now=NOW + 1)
+    catalogue.patch("shop", "tea", {"stock": 1}, now=NOW + 2)
+    catalogue.add("shop", [Entry("tea"), Entry("old")], now=NOW + 3, dated=False)
+    catalogue.upsert("shop", [Entry("old")], now=NOW + 4)
+    found = catalogue.get("shop", ["tea", "cup", "old"])
+    assert {i: entry.added for i, entry in found.items()} == {
+        "tea": NOW,
+        "cup": NOW + 1,
+        "old": None,
+    }
+    assert {entry.id: entry.added for entry in catalogue.changes("shop")}["tea"] == NOW
 
 
 def test_others_follow_the_changes_in_order(catalogue):

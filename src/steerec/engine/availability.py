@@ -1,6 +1,6 @@
-"""Which items may appear now: not hidden, published, not expired, in stock."""
+"""Which items may appear now: not hidden, published, not expired, in stock; since when known."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from steerec.contracts import Indices
+from steerec.store.catalogue import Entry
 
 Mask = NDArray[np.bool_]
 
@@ -42,6 +43,7 @@ class Availability:
     """
 
     n_items: int = 0
+    _met: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     _columns: dict[str, NDArray[np.float64]] = field(
         default_factory=lambda: {name: np.empty(0) for name in _UNSAID}
     )
@@ -98,6 +100,36 @@ class Availability:
                 if values is not None:
                     self._columns[name][rows] = np.asarray(values, np.float64)
             self._changed.append(rows)
+
+    def tell(self, item_idx: Indices, entries: Sequence[Entry]) -> None:
+        """Take in what the catalogue says of these items."""
+        self.update(
+            item_idx,
+            hidden=[entry.hidden or entry.deleted for entry in entries],
+            published=_numbers(entry.published for entry in entries),
+            expires=_numbers(entry.expires for entry in entries),
+            stock=_numbers(entry.stock for entry in entries),
+        )
+        self.met(item_idx, [entry.added for entry in entries])
+
+    def met(self, item_idx: ArrayLike, times: Iterable[float | None]) -> None:
+        """Say when items were seen; the first time counts.
+
+        Args:
+            times: (n,) Unix seconds; None where nobody knows.
+        """
+        rows = np.asarray(item_idx, np.int32).reshape(-1)
+        if len(rows) == 0:
+            return
+        self._check(rows)
+        with self._lock:
+            self._grow(int(rows.max()) + 1)
+            np.fmin.at(self._met, rows, _numbers(times))
+
+    def first_met(self) -> NDArray[np.float64]:
+        """(n_items,) Unix seconds when each was first seen; NaN where nobody said."""
+        with self._lock:
+            return self._met[: self.n_items].copy()
 
     def delete(self, item_idx: Indices) -> None:
         """Hide items for ever: no later `update` brings them back."""
@@ -162,9 +194,14 @@ class Availability:
             for name, unsaid in _UNSAID.items():
                 self._columns[name] = np.append(self._columns[name], np.full(more, unsaid))
             self._deleted = np.append(self._deleted, np.zeros(more, bool))
+            self._met = np.append(self._met, np.full(more, np.nan))
         self.n_items = n_items
 
     @staticmethod
     def _check(rows: Indices) -> None:
         if rows.min() < 0:
             raise ValueError(f"item_idx={rows.min()}: expected 0 or more")
+
+
+def _numbers(values: Iterable[float | None]) -> list[float]:
+    return [np.nan if value is None else float(value) for value in values]

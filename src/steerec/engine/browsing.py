@@ -37,8 +37,12 @@ def popular(live: Live, n: int, *, condition: str | None, now: float) -> Listed:
 
 
 def latest(live: Live, n: int, *, condition: str | None, now: float) -> Listed:
-    """The newest by time of publishing, else of the first event; items without either are out."""
-    since = published(live.model.data)
+    """The newest by time of publishing, else of being first written or of the first event.
+
+    Items of which none of them is known are out.
+    """
+    data = live.model.data
+    since = published(data, met=live.first_met()[: data.n_items])
     return _listed(live, lambda items: since[items], n, condition=condition, now=now)
 
 

@@ -126,6 +126,10 @@ class Live:
         """(n_items,), which items may be shown at this time."""
         return self._state.availability.allowed(now)
 
+    def first_met(self) -> NDArray[np.float64]:
+        """(n_items,) Unix seconds when each was first written or seen live; NaN where unknown."""
+        return self._state.availability.first_met()
+
     def follow_strategy(self, strategy: Strategy) -> None:
         """Answer by these weights from the next request on.
 
@@ -230,11 +234,10 @@ class Live:
                 some = self._begun([one for one in some if one.event.item_id in index])
                 told = [event for one in some if (event := self._dated(one, now)) is not None]
                 try:
-                    self._state.recommender.learn_many(told)
+                    self._count(told)
                 except BaseException:
                     self._state.ahead.difference_update(one.seq for one in some)
                     raise
-                self.applied["events"] += len(told)
             self._take_each(strange, now)
 
     def knows(self, item_ids: Iterable[str]) -> bool:
@@ -392,10 +395,17 @@ class Live:
             return
         with self._lock:
             if known.item_id in self.model.data.item_index:
-                self._state.recommender.learn(known)
-                self.applied["events"] += 1
+                self._count([known])
                 return
         self._meet(known, now)
+
+    def _count(self, events: Sequence[Event]) -> None:
+        """Learn from events of known items."""
+        self._state.recommender.learn_many(events)
+        index = self.model.data.item_index
+        rows = [index[event.item_id] for event in events]
+        self._state.availability.met(rows, [event.timestamp for event in events])
+        self.applied["events"] += len(events)
 
     def _dated(self, logged: LoggedEvent, now: float) -> Event | None:
         """The event with the time it counts from; None if its user was erased since."""
@@ -415,8 +425,7 @@ class Live:
             entries = self.store.items.get(self.tenant, [event.item_id])
             self._put_items(list(entries.values()) or [Entry(event.item_id, hidden=True)], now)
             with self._lock:
-                self._state.recommender.learn(event)
-                self.applied["events"] += 1
+                self._count([event])
                 self.applied["items_met"] += not entries
 
     def _put_items(self, entries: Sequence[Entry], now: float) -> None:
@@ -456,18 +465,10 @@ class Live:
             self.online, self.trials = None, ()  # of what is no longer there
 
     def _mark(self, entries: Sequence[Entry], index: Mapping[str, int]) -> None:
-        def number(value: float | None) -> float:
-            return np.nan if value is None else float(value)
-
         held = self._state.held
         entries = [max(entry, held.get(entry.id, entry), key=lambda e: e.seq) for entry in entries]
-        self._state.availability.update(
-            np.array([index[entry.id] for entry in entries], np.int32),
-            hidden=[entry.hidden or entry.deleted for entry in entries],
-            published=[number(entry.published) for entry in entries],
-            expires=[number(entry.expires) for entry in entries],
-            stock=[number(entry.stock) for entry in entries],
-        )
+        rows = np.array([index[entry.id] for entry in entries], np.int32)
+        self._state.availability.tell(rows, entries)
 
     def _follow_erasures(self) -> int:
         found = self.store.persons.erasures(self.tenant, after=self._state.erased_seq)

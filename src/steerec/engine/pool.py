@@ -215,11 +215,14 @@ def _mark(pool: Allowed, scores: Floats, n: int) -> None:
     pool[rows[told], first[told]] = True
 
 
-def published(data: Dataset) -> NDArray[np.float64]:
-    """(n_items,) Unix seconds of publishing, else of the item's first event; NaN where unknown."""
-    first = np.full(data.n_items, np.inf)
-    np.minimum.at(first, data.item_idx, np.nan_to_num(data.time, nan=np.inf))
-    first[np.isinf(first)] = np.nan
+def published(data: Dataset, *, met: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """(n_items,) Unix seconds of publishing, else of the item's first event; NaN where unknown.
+
+    Args:
+        met: (n_items,) when each was seen beside these events, NaN where it was not.
+    """
+    first = np.full(data.n_items, np.nan) if met is None else met.copy()
+    np.fmin.at(first, data.item_idx, data.time)
     if "published" not in data.items.columns or not data.items["published"].dtype.is_numeric():
         return first
     told = data.items["published"].cast(pl.Float64).fill_null(np.nan).to_numpy()

@@ -26,7 +26,7 @@ def write_items(store: Store, tenant: str, model: Model, *, now: float) -> int:
     """
     entries, n_new = _entries(model), 0
     while some := list(islice(entries, AT_ONCE)):
-        n_new += store.items.add(tenant, some, now=now)
+        n_new += store.items.add(tenant, some, now=now, dated=False)
     if n_new:
         log.info("tenant=%s items_from_model=%d", tenant, n_new)
     return n_new

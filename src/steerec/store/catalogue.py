@@ -27,6 +27,7 @@ class Entry:
         seq: place of its last change; 0 before it is stored.
         changed: Unix seconds of its last change.
         deleted: true only in `changes`, where all else is then empty.
+        added: Unix seconds when it was first written; None: nobody knows.
     """
 
     id: str
@@ -39,9 +40,10 @@ class Entry:
     seq: int = 0
     changed: float = 0.0
     deleted: bool = False
+    added: float | None = None
 
 
-_OURS = ("seq", "changed", "deleted")
+_OURS = ("seq", "changed", "deleted", "added")
 _GIVEN = tuple(f.name for f in fields(Entry) if f.name not in _OURS)
 
 
@@ -75,9 +77,11 @@ class Catalogue:
         with self._database.write() as connection:
             return self._put(connection, tenant, list(rows.values()))
 
-    def add(self, tenant: str, entries: Sequence[Entry], *, now: float) -> int:
+    def add(self, tenant: str, entries: Sequence[Entry], *, now: float, dated: bool = True) -> int:
         """Insert those whose ids are new; deleted ones stay deleted. Returns how many were new.
 
+        Args:
+            dated: whether they are first seen now; else since nobody knows when.
         Raises:
             DataError, StorageError: as `upsert`.
         """
@@ -89,6 +93,8 @@ class Catalogue:
                 there = sa.select(t.c.id).where(t.c.tenant == tenant, t.c.id.in_(chunk))
                 for entry_id in connection.execute(there).scalars().all():
                     del rows[entry_id]
+            if not dated:
+                rows = {i: {**row, "added": None} for i, row in rows.items()}
             if rows:
                 self._put(connection, tenant, list(rows.values()))
         return len(rows)
@@ -206,7 +212,7 @@ class Catalogue:
         seq: int = self._database.lock_tenant(connection, tenant).last_seq
         for number, row in enumerate(rows, start=seq + 1):
             row["seq"] = number
-        self._database.upsert(connection, self._table, rows)
+        self._database.upsert(connection, self._table, rows, stays=("added",))
         count(connection, tenant, last_seq=len(rows))
         return seq + len(rows)
 
@@ -223,6 +229,7 @@ class Catalogue:
             "deleted": entry.deleted,
             "changed": now,
             "seq": 0,
+            "added": now,
         }
 
 
@@ -273,4 +280,5 @@ def _from_row(row: sa.Row[Any]) -> Entry:
         seq=row.seq,
         changed=row.changed,
         deleted=row.deleted,
+        added=row.added,
     )

@@ -5,7 +5,7 @@ import logging
 import re
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from operator import itemgetter
@@ -111,15 +111,25 @@ class Database:
                 self._door.notify_all()
 
     def upsert(
-        self, connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        stays: Collection[str] = (),
     ) -> None:
-        """Insert rows, or overwrite those with the same primary key."""
+        """Insert rows, or overwrite those with the same primary key.
+
+        Args:
+            stays: columns that keep what they have in rows that are overwritten.
+        """
         if not rows:
             return
         make = sqlite.insert if self.path else postgresql.insert
         statement = make(table)
         keys = [c.name for c in table.primary_key]
-        changed = {name: statement.excluded[name] for name in rows[0] if name not in keys}
+        told = [name for name in rows[0] if name not in keys and name not in stays]
+        changed = {name: statement.excluded[name] for name in told}
         connection.execute(
             statement.on_conflict_do_update(index_elements=keys, set_=changed), list(rows)
         )

@@ -13,7 +13,7 @@ from steerec.store.database import Database
 
 log = logging.getLogger(__name__)
 
-HEAD = "0002"  # the newest file in migrations/versions
+HEAD = "0003"  # the newest file in migrations/versions
 _LOCK = 0x57EE2EC  # any number, the same for all processes
 
 

@@ -71,6 +71,7 @@ def _catalogue(name: str) -> sa.Table:
         _needed("deleted", sa.Boolean),  # kept for a while, so that others hear of it
         _needed("changed", Time),
         _needed("seq", Number),
+        sa.Column("added", Time),  # first written; null: by a model, or before this was kept
         sa.Index(f"{name}_seq", "tenant", "seq"),
         sa.Index(
             f"{name}_deleted",
