@@ -409,6 +409,13 @@ def test_100_000_items_in_one_call_are_refused_and_as_lines_taken(shop):
     lines = "\n".join(json.dumps(entry) for entry in entries[:3_000])
     answer = shop.call("POST", "/api/items/import", content=lines)
     assert answer.json() == {"count": 3_000}
+    content = '{"id": "end", "attributes": {"title": "a\u2028b\x85c"}}\n{"id": 5}'
+    answer = shop.call("POST", "/api/items/import", content=content.encode())
+    assert problem(answer, 422) == "line 2 is no entry: id is 5: expected a text that is not empty"
+    answer = shop.call("POST", "/api/items/import", content=content.split("\n")[0].encode())
+    assert answer.json() == {"count": 1}
+    answer = shop.call("POST", "/api/items/import", content=b'{"id": "x"}\n{"id": "\xff"}')
+    assert problem(answer, 400).startswith("line 2, byte 20 of the body, is not UTF-8")
     shop.settle()
     assert len(shop.ids("ann", n=20)) == 20
 

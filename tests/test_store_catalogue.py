@@ -132,16 +132,22 @@ def test_a_bulk_import_writes_thousands(items):
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("{", "line 2 is no entry"),
+        ("{", "character 2 is no JSON"),
         ("[]", "expected an object"),
-        ('{"id": "x", "prize": 1}', "has fields"),
-        ('{"stock": 1}', "has fields"),
-        ('{"id": "x", "labels": 3}', "line 2 is no entry"),
-        ("[" * 100_000, "line 2 is no entry"),
+        ('{"id": "x", "prize": 1}', r"has fields \['prize'\] that are not known"),
+        ('{"id": "x", "prize": 1}', "facts of your own go into attributes"),
+        ('{"stock": 1}', "has no id: expected id and some of attributes, labels"),
+        ('{"id": 5}', "id is 5: expected a text"),
+        ('{"id": "x", "stock": "few"}', "stock is 'few': expected a whole number"),
+        ('{"id": "x", "hidden": "no"}', "hidden is 'no': expected true or false"),
+        ('{"id": "x", "labels": 3}', "labels are 3: expected a list"),
+        ('{"id": "x", "labels": "ab"}', "labels are 'ab': expected a list"),
+        ('{"id": "x", "published": NaN}', "published is nan: expected a finite number"),
+        ("[" * 100_000, ""),
     ],
 )
 def test_a_wrong_line_is_named(items, line, told):
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match="line 2 is no entry: .*" + told):
         items.import_jsonl("shop", ['{"id": "good"}', line], now=NOW)
 
 

@@ -1,7 +1,7 @@
 """Routes of items and users: write, read, search, import, export."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -190,9 +190,11 @@ def _missing(name: str, entry_id: str) -> Exception:
 async def _import(call: Call, table: Catalogue) -> Counted:
     raw = await read_body(call.request, MOST_IMPORT_BYTES)
     try:
-        lines: Sequence[str] = raw.decode("utf-8").splitlines()
+        lines = raw.decode("utf-8").split("\n")  # a text may hold other ends of a line
     except UnicodeDecodeError as e:
-        raise refused(HTTPStatus.BAD_REQUEST, f"the body is not UTF-8: {e}") from e
+        number = raw.count(b"\n", 0, e.start) + 1
+        what = f"line {number}, byte {e.start} of the body, is not UTF-8: encode it so"
+        raise refused(HTTPStatus.BAD_REQUEST, what) from e
     write: Callable[[], int] = lambda: table.import_jsonl(  # noqa: E731
         call.tenant.name, lines, now=call.now
     )

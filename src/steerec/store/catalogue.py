@@ -74,8 +74,7 @@ class Catalogue:
             StorageError: if the database failed.
         """
         rows = {entry.id: self._to_row(tenant, entry, now) for entry in entries}
-        with self._database.write() as connection:
-            return self._put(connection, tenant, list(rows.values()))
+        return self._put_rows(tenant, rows)
 
     def add(self, tenant: str, entries: Sequence[Entry], *, now: float, dated: bool = True) -> int:
         """Insert those whose ids are new; deleted ones stay deleted. Returns how many were new.
@@ -186,17 +185,32 @@ class Catalogue:
         Raises:
             DataError: naming the first line that is wrong; whole thousands before it are stored.
         """
-        n_lines, waiting = 0, []
+        n_lines = 0
+        waiting: dict[str, dict[str, Any]] = {}
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                waiting.append(_parse(line, number))
+                row = self._row_of_line(tenant, line, number, now)
+                waiting[row["id"]] = row
                 n_lines += 1
-            if len(waiting) == _BATCH:
-                self.upsert(tenant, waiting, now=now)
-                waiting = []
+                if n_lines % _BATCH == 0:
+                    self._put_rows(tenant, waiting)
+                    waiting = {}
         if waiting:
-            self.upsert(tenant, waiting, now=now)
+            self._put_rows(tenant, waiting)
         return n_lines
+
+    def _put_rows(self, tenant: str, rows: Mapping[str, dict[str, Any]]) -> int:
+        with self._database.write() as connection:
+            return self._put(connection, tenant, list(rows.values()))
+
+    def _row_of_line(self, tenant: str, line: str, number: int, now: float) -> dict[str, Any]:
+        try:
+            return self._to_row(tenant, _parse(line), now)
+        except json.JSONDecodeError as e:
+            what = f"character {e.pos + 1} is no JSON, {e.msg}: write one whole object a line"
+            raise DataError(f"line {number} is no entry: {what}") from e
+        except (ValueError, TypeError, RecursionError, DataError) as e:
+            raise DataError(f"line {number} is no entry: {e}") from e
 
     def _get(self, connection: sa.Connection, tenant: str, ids: Sequence[str]) -> dict[str, Entry]:
         t = self._table
@@ -255,17 +269,21 @@ def _check_stock(stock: object) -> int | None:
     return stock
 
 
-def _parse(line: str, number: int) -> Entry:
-    try:
-        record = json.loads(line)
-        if not isinstance(record, dict):
-            raise DataError("expected an object")
-        unknown = set(record) - set(_GIVEN)
-        if unknown or "id" not in record:
-            raise DataError(f"has fields {sorted(record)}, expected id and some of {_GIVEN[1:]}")
-        return Entry(**{**record, "labels": tuple(record.get("labels", ()))})
-    except (ValueError, TypeError, RecursionError, DataError) as e:
-        raise DataError(f"line {number} is no entry: {e}") from e
+def _parse(line: str) -> Entry:
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        raise DataError(f"{line!r:.60}: expected an object")
+    unknown = sorted(set(record) - set(_GIVEN))
+    if unknown or "id" not in record:
+        what = f"has fields {unknown!r:.200} that are not known" if unknown else "has no id"
+        own = "; facts of your own go into attributes" if unknown else ""
+        raise DataError(f"{what}: expected id and some of {', '.join(_GIVEN[1:])}{own}")
+    labels, hidden = record.get("labels", []), record.get("hidden", False)
+    if not isinstance(labels, list):
+        raise DataError(f"labels are {labels!r:.60}: expected a list of texts")
+    if not isinstance(hidden, bool):
+        raise DataError(f"hidden is {hidden!r:.60}: expected true or false")
+    return Entry(**{**record, "labels": tuple(labels)})
 
 
 def _from_row(row: sa.Row[Any]) -> Entry:
