@@ -393,7 +393,7 @@ def test_a_dump_is_taken_in_and_taken_in_again_changes_nothing(shop, items):
     [
         (b'{"ItemId": 3}', "the body has no UserId (it has ItemId)"),
         (b'{"UserId": "\xff"}', "byte 12 of the body, 0xff, is not UTF-8"),
-        (b'{"UserId": "a", "Labels": ' + b"[" * 9_000, "nested too deeply"),
+        (b'{"UserId": "a", "Labels": ' + b"[" * 9_000, "the JSON is nested too deeply"),
     ],
 )
 def test_a_wrong_line_of_a_dump_is_named(shop, line, told):
