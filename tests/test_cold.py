@@ -150,7 +150,7 @@ def drawn_cases(n_cases=3_000, n_items=30, *, more=0.9, nats=-0.7):
 
 
 def test_weights_and_nats_of_unseen_items_are_recovered_and_the_rest_stays():
-    config = BlendConfig(l2=0.5, l2_bias=0.5)
+    config = BlendConfig(l2=0.5, l2_bias=0.5, unseen_loss=1.0)
     cases = drawn_cases()
     theta = fit_theta(of_seen(cases), config)
     np.testing.assert_allclose(theta[:, 0], [1.0, 0.3], atol=0.06)
@@ -159,6 +159,34 @@ def test_weights_and_nats_of_unseen_items_are_recovered_and_the_rest_stays():
     assert fitted[0, 1] == 0.0  # head 0 says nothing of them
     assert fitted[1, 1] == pytest.approx(0.9, abs=0.15)
     assert nats == pytest.approx(-0.7, abs=0.15)
+
+
+def test_known_items_lose_no_more_than_they_may():
+    config, cases = BlendConfig(unseen_loss=1.0), drawn_cases()
+    theta = fit_theta(of_seen(cases), config)
+    free, nats = with_unseen(theta, 1, cases, config)
+    fitted, lower = with_unseen(theta, 1, cases, replace(config, unseen_loss=0.03))
+    assert fitted.tolist() == free.tolist()
+    assert lower < nats
+    assert lost_by_known(cases, free, nats) > 0.05
+    assert lost_by_known(cases, fitted, lower) == pytest.approx(0.03, abs=1e-3)
+
+
+def lost_by_known(cases, theta, nats):
+    """Share of the NDCG@10 of known targets that goes when items never seen are shown."""
+    more = theta[:, 1] * cases.unseen[:, :, None]
+    scores = (cases.z * (theta[:, 0] + more)).sum(axis=2) + nats * cases.unseen
+    known = np.flatnonzero((cases.target * ~cases.unseen).any(axis=1))
+
+    def found(shown):
+        values = []
+        for case in known:
+            above = scores[case] > scores[case, cases.target[case].argmax()]
+            place = 1 + (above & shown[case]).sum()
+            values.append(1 / np.log2(1 + place) if place <= 10 else 0.0)
+        return np.mean(values)
+
+    return 1 - found(np.ones_like(cases.unseen)) / found(~cases.unseen)
 
 
 def test_without_unseen_targets_nothing_is_added():

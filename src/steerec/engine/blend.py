@@ -12,6 +12,8 @@ from steerec.errors import ConfigError, DataError
 
 TOP_HALF = 10.0  # place at which a target's share is half that of one at the top
 TOP_ROUNDS = 2
+TOP = 10  # places that what known items lose is measured on
+LOWEST = 12.0  # nats below the fitted ones at which items never seen are as good as hidden
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,7 @@ class BlendConfig:
     drawn: int = 150  # and drawn from the rest, standing for all of it
     top_unseen: int = 50  # and from the top of the items that count as never seen
     unseen_share: float = 0.1  # items that count as never seen, where the catalogue has such
+    unseen_loss: float = 0.02  # share of their NDCG@10 that known items may lose to those
     l2_bias: float = 1.0  # pull of the common weights towards an even blend
     l2: float = 20.0  # pull of what context changes towards 0
 
@@ -32,6 +35,8 @@ class BlendConfig:
             raise ConfigError("blend: max_cases, top…, top_unseen and drawn must be at least 1")
         if not 0 <= self.unseen_share < 1:
             raise ConfigError(f"blend: unseen_share={self.unseen_share}: expected in [0, 1)")
+        if not 0 < self.unseen_loss <= 1:
+            raise ConfigError(f"blend: unseen_loss={self.unseen_loss}: expected in (0, 1]")
         if min(self.l2, self.l2_bias) <= 0:
             raise ConfigError("blend: l2 and l2_bias must be above 0")
 
@@ -262,6 +267,7 @@ def with_unseen(
 
     For all other items θ stays as it is. Heads that learn from events alone are silent on such an
     item, so that those that read its text must say more, and its score be of the size of others'.
+    The nats are lowered where known items would lose more than `unseen_loss` to such items.
 
     Args:
         column: the feature that is 1 for an item never seen.
@@ -280,7 +286,45 @@ def with_unseen(
     more[~z.any(axis=(0, 1))] = 0.0
     theta = theta.copy()
     theta[:, column] = more[:-1]
-    return theta, float(more[-1])
+    without_nats = known + np.where(candidates.unseen, candidates.z @ more[:-1], 0.0)
+    return theta, _bounded(float(more[-1]), without_nats, candidates, config.unseen_loss)
+
+
+def _bounded(
+    nats: float, scores: NDArray[np.float64], candidates: Candidates, most: float
+) -> float:
+    """The nats of items never seen, lowered until known targets lose no more than `most`.
+
+    Args:
+        scores: (n_cases, width) of the blend but for the nats.
+        most: share of the NDCG@10 that known targets would have if no such item were shown.
+    """
+    alone = of_seen(candidates)
+    best = _mean_ndcg(scores, alone.log_weight, alone.target)
+
+    def loses_more(nats: float) -> bool:
+        raised = scores + np.where(candidates.unseen, nats, 0.0)
+        return _mean_ndcg(raised, candidates.log_weight, alone.target) < (1 - most) * best
+
+    if not loses_more(nats):
+        return nats
+    low, high = nats - LOWEST, nats
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (low, middle) if loses_more(middle) else (middle, high)
+    return low
+
+
+def _mean_ndcg(scores: NDArray[np.float64], log_weight: Floats, target: Floats) -> float:
+    """NDCG@10 of single targets, summed over their shares; a drawn item stands for many."""
+    found = 0.0
+    for column in range(int(np.count_nonzero(target, axis=1).max(initial=0))):
+        at = np.argsort(-target, axis=1, kind="stable")[:, column][:, None]
+        share = np.take_along_axis(target, at, axis=1)[:, 0]
+        above = scores > np.take_along_axis(scores, at, axis=1)
+        place = 1 + (np.exp(log_weight) * above).sum(axis=1)
+        found += float((share * np.where(place <= TOP, 1 / np.log2(1 + place), 0.0)).sum())
+    return found
 
 
 def _top(scores: Floats, n: int) -> NDArray[np.int64]:
