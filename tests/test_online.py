@@ -235,7 +235,7 @@ def test_exploring_costs_no_more_than_the_budget_of_the_scenario(store):
         warm = shown[0].more["temperature"]
         spent[scenario] = lost_share(scores, reward, warm)
         assert lost_share(scores, reward, 1.0) > 2 * budgets[scenario]  # as it was set
-    assert {name: pytest.approx(share, rel=0.25) for name, share in budgets.items()} == spent
+    assert {name: pytest.approx(share, rel=0.35) for name, share in budgets.items()} == spent
 
 
 def test_where_nothing_is_to_be_explored_no_budget_makes_it(store):

@@ -56,10 +56,10 @@ def test_an_experiment_is_started_answered_by_looked_at_and_stopped(shop):
             422,
             "no strategy has version 7",
         ),
-        ({"arms": []}, 422, "length >= 1"),
-        ({"kind": "guess"}, 422, "Invalid enum value"),
+        ({"arms": []}, 422, "expected a list of 1 to 20"),
+        ({"kind": "guess"}, 422, 'expected "interleave" or "split"'),
         ({"ends": 1.0}, 422, "is over"),
-        ({"colour": "red"}, 422, "unknown field"),
+        ({"colour": "red"}, 422, "has the field colour, which is not known"),
         ({"name": "a/b"}, 422, "without a slash"),
     ],
 )

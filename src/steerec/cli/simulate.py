@@ -18,14 +18,7 @@ def register(app: typer.Typer) -> None:
 
 def simulate(
     world: Annotated[str, typer.Option("--world", help="jester, films or shop.")],
-    data: Annotated[
-        str,
-        typer.Option(
-            "--data",
-            metavar="DIR",
-            help="The folder in which jester/, ml-1m/ and online-retail/ lie.",
-        ),
-    ],
+    data: options.Data,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each policy.")] = 3,
     slates: Annotated[
         int, typer.Option("--slates", min=1, help="Slates that each run shows.")
@@ -37,7 +30,7 @@ def simulate(
     config: options.Config = None,
     threads: options.Threads = None,
 ) -> None:
-    """Measure the tuner in a world made from real data."""
+    """Measure the tuner in a world made from real data; --data is here the folder of all sets."""
     from steerec.engine import simulate as engine
     from steerec.engine.loop import LoopConfig
 

@@ -61,7 +61,11 @@ SPACES: Mapping[str, Space] = {
         "l2": Span(0.1, 50.0, log=True),
         "cut": (0.01, 0.02, 0.05),
     },
-    "ease": {"l2": Span(10.0, 3_000.0, log=True), "decay": _DECAY, "last": (20, 50, 100, 200)},
+    "ease": {
+        "l2": Span(10.0, 3_000.0, log=True),
+        "decay": Span(0.3, 1.0),
+        "last": (50, 100, 200, 500, 1_000),
+    },
     "item_knn": {
         "neighbours": (100, 300, 1_000),
         "decay": _DECAY,
