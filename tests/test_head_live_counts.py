@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+import steerec.kernels as kernels
 from steerec.contracts import History
 from steerec.heads import transitions
 from steerec.heads.transitions import Transitions, TransitionsConfig
@@ -54,3 +55,39 @@ def test_an_item_that_came_after_the_fit_keeps_its_place_in_the_pairs():
     )
     head.observe(History.of([0, 7]), History.of([1]))
     assert head.out.tolist() == [pytest.approx(CONFIG.fade), 0.0]
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("seed", range(5))
+def test_events_that_come_in_any_order_are_counted_alike(dense, compiled, seed, monkeypatch):
+    """Of one person, some disliked, more of them than a pair may be apart."""
+    if compiled:
+        kernels.load()
+    monkeypatch.setattr(transitions, "loaded", lambda: compiled)
+    rng = np.random.default_rng(seed)
+    config = TransitionsConfig(same_basket=0.0, steps=4)
+    items, weight = rng.integers(0, N_ITEMS + 1, 12), rng.choice([1.0, 1.0, -1.0], 12)
+
+    def counted(order):
+        zeros = np.zeros((N_ITEMS, N_ITEMS), "f4")
+        weights = zeros if dense else sparse.csr_matrix(zeros)
+        head = Transitions(config, weights, np.zeros(N_ITEMS), np.zeros(N_ITEMS, bool))
+        taken = []
+        for at in order:
+            past = sorted(taken)
+            before = History(
+                items[past].astype(np.int32),
+                weight[past].astype(np.float32),
+                np.array(past, np.float64),
+                np.full(len(past), -1, np.int32),
+            )
+            head.count(before, int(items[at]), float(weight[at]), float(at))
+            taken.append(at)
+        head._merge()
+        return np.asarray(head.counts if dense else head.counts.toarray()), head.out
+
+    straight, other = counted(range(12)), counted(rng.permutation(12).tolist())
+    assert straight[0].sum() > 5
+    np.testing.assert_allclose(other[0], straight[0], atol=1e-5)
+    np.testing.assert_allclose(other[1], straight[1], atol=1e-5)

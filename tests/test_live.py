@@ -103,6 +103,7 @@ def test_events_taken_in_any_order_and_twice_count_once(store):
     for user in ("new-0", "new-1", "new-2"):
         items = other.recommender.history(user).item_idx.tolist()
         assert items == straight.recommender.history(user).item_idx.tolist()
+        assert listed(other, user) == listed(straight, user)
 
 
 def test_following_the_log_empties_what_was_remembered_one_by_one(store):

@@ -214,7 +214,7 @@ def test_exploring_costs_no_more_than_the_budget_of_the_scenario(store):
     guard = replace(TUNING.guard, dials=open_dial, dial_step=1.0)
     tuning = replace(TUNING, exploration=exploration, guard=guard)
     live = live_over(store, replace(CONFIG, tuning=tuning))
-    people = [str(user) for user in live.model.data.user_ids]
+    people = np.random.default_rng(0).permutation(live.model.data.user_ids).astype(str).tolist()
 
     def ask(user, scenario, now):
         query = Query(user, n=5, scenario=scenario)
@@ -222,12 +222,12 @@ def test_exploring_costs_no_more_than_the_budget_of_the_scenario(store):
         store.shown.append("shop", served.impression)
         return served.impression
 
-    for at, user in enumerate(people[:60]):
+    for at, user in enumerate(people[:80]):
         ask(user, "home" if at % 2 else "cart", BEGAN + at)
     live.online.follow(BEGAN + 100)
     epoch, spent = live.online.epoch, {}
     for scenario in budgets:
-        shown = [ask(user, scenario, BEGAN + 200) for user in people[60:]]
+        shown = [ask(user, scenario, BEGAN + 200) for user in people[80:]]
         scores = np.stack([one.scores.astype(float) @ one.w for one in shown])
         context = np.array([epoch.b_context @ one.phi for one in shown])
         log_odds = epoch.gamma * scores + epoch.b_position[0] + context[:, None]
@@ -235,7 +235,7 @@ def test_exploring_costs_no_more_than_the_budget_of_the_scenario(store):
         warm = shown[0].more["temperature"]
         spent[scenario] = lost_share(scores, reward, warm)
         assert lost_share(scores, reward, 1.0) > 2 * budgets[scenario]  # as it was set
-    assert {name: pytest.approx(share, rel=0.35) for name, share in budgets.items()} == spent
+    assert {name: pytest.approx(share, rel=0.25) for name, share in budgets.items()} == spent
 
 
 def test_where_nothing_is_to_be_explored_no_budget_makes_it(store):

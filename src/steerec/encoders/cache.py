@@ -28,7 +28,7 @@ _LOOKUP = 500  # keys in one query; older SQLite allows 999
 _WAIT_S = 60.0  # for another process that writes
 _ROW_BYTES = 80  # of a stored vector, beside its numbers
 FLEETING = 256  # newest texts of people that memory holds
-FLEETING_S = 60.0  # seconds for which it holds them
+FLEETING_S = 60.0  # seconds for which they are used; the next call drops what is older
 _TABLE = "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, crc INTEGER, vector BLOB)"
 
 
@@ -189,7 +189,7 @@ def _insert(
 
 
 class Fleeting:
-    """An encoder that holds the newest texts in memory for a minute, and nothing on disk.
+    """An encoder that holds the newest texts in memory, used for a minute, and nothing on disk.
 
     Args:
         clock: seconds that never go back.

@@ -90,10 +90,9 @@ class Availability:
             stock: (n,) or one number; none left at 0 and below; NaN: not counted.
         """
         told = {"hidden": hidden, "published": published, "expires": expires, "stock": stock}
-        rows = np.asarray(item_idx, np.int32).reshape(-1)
+        rows = _rows(item_idx)
         if len(rows) == 0:
             return
-        self._check(rows)
         with self._lock:
             self._grow(int(rows.max()) + 1)
             for name, values in told.items():
@@ -118,10 +117,9 @@ class Availability:
         Args:
             times: (n,) Unix seconds; None where nobody knows.
         """
-        rows = np.asarray(item_idx, np.int32).reshape(-1)
+        rows = _rows(item_idx)
         if len(rows) == 0:
             return
-        self._check(rows)
         with self._lock:
             self._grow(int(rows.max()) + 1)
             np.fmin.at(self._met, rows, _numbers(times))
@@ -133,10 +131,9 @@ class Availability:
 
     def delete(self, item_idx: Indices) -> None:
         """Hide items for ever: no later `update` brings them back."""
-        rows = np.asarray(item_idx, np.int32).reshape(-1)
+        rows = _rows(item_idx)
         if len(rows) == 0:
             return
-        self._check(rows)
         with self._lock:
             self._grow(int(rows.max()) + 1)
             self._deleted[rows] = True
@@ -197,10 +194,17 @@ class Availability:
             self._met = np.append(self._met, np.full(more, np.nan))
         self.n_items = n_items
 
-    @staticmethod
-    def _check(rows: Indices) -> None:
-        if rows.min() < 0:
-            raise ValueError(f"item_idx={rows.min()}: expected 0 or more")
+
+def _rows(item_idx: ArrayLike) -> Indices:
+    """(n,) int32.
+
+    Raises:
+        ValueError: if one is below 0.
+    """
+    rows = np.asarray(item_idx, np.int32).reshape(-1)
+    if len(rows) and rows.min() < 0:
+        raise ValueError(f"item_idx={rows.min()}: expected 0 or more")
+    return rows
 
 
 def _numbers(values: Iterable[float | None]) -> list[float]:

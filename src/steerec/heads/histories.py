@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from math import isnan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,14 @@ def places(basket: Indices) -> Indices:
     fresh[:-1] = (basket[:-1] != basket[1:]) | (basket[:-1] < 0)
     fresh[-1] = 0
     return np.cumsum(fresh[::-1], dtype=np.int32)[::-1]
+
+
+def place_among(before: History, time: float) -> int:
+    """How many of these events happened before one of this time; unknown: all."""
+    if len(before) == 0 or isnan(time) or time >= before.time[-1]:
+        return len(before)
+    known = np.maximum.accumulate(np.nan_to_num(before.time, nan=-np.inf))
+    return int(np.searchsorted(known, time, side="right"))
 
 
 @lru_cache(maxsize=64)

@@ -17,7 +17,7 @@ from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead, Room
-from steerec.heads.histories import Rows, blank, decayed, recency_rows
+from steerec.heads.histories import Rows, blank, decayed, place_among, recency_rows
 from steerec.heads.lags import Steps, Weighing, count_pairs, count_within
 from steerec.heads.linear import (
     NEWEST,
@@ -106,35 +106,50 @@ class Transitions(HistoryHead):
         return cls(config, counts, out, seen > 0, seen)
 
     def observe(self, state: History, event: History) -> None:
-        """See Head: counts the pairs of the new event with the newest ones before it."""
+        """See Head: counts the pairs of the new event with the newest liked ones before it."""
         for later, weight in zip(event.item_idx.tolist(), event.weight.tolist(), strict=True):
             self.count(state, later, weight, nan)
 
     def count(self, before: History, item_idx: int, weight: float, time: float) -> None:
         """See Counts."""
-        if weight <= 0 or not 0 <= item_idx < self.n_items:
+        place, counted = place_among(before, time), 0 <= item_idx < self.n_items
+        if weight <= 0 or (not counted and place == len(before)):
             return
-        self.known[item_idx] = True
-        if self.seen is not None:
-            self.seen[item_idx] += 1
-        steps, fading = self.config.steps, _fading(self.config)
-        newest, weights = before.item_idx[-steps:], before.weight[-steps:]
-        if isinstance(self.counts, np.ndarray) and loaded():
-            kernels.solving.count_after(newest, weights, item_idx, fading, self.counts, self.out)
+        if counted:
+            self.known[item_idx] = True
+            if self.seen is not None:
+                self.seen[item_idx] += 1
+        fading = _fading(self.config)
+        if place == len(before) and isinstance(self.counts, np.ndarray) and loaded():
+            events = before.item_idx, before.weight
+            kernels.solving.count_after(*events, item_idx, fading, self.counts, self.out)
             return
-        liked = newest[weights > 0][::-1].astype(np.intp)
-        faded = fading[1 : len(liked) + 1]
-        inside = (liked >= 0) & (liked < self.n_items)
-        if not inside.all():
-            liked, faded = liked[inside], faded[inside]
-        np.add.at(self.out, liked, faded.astype(np.float64))
-        if not sparse.issparse(self.counts):  # one column: NumPy is slow with two axes
-            np.add.at(self.counts[:, item_idx], liked, faded)
+        items, liked = before.item_idx, before.weight > 0
+        earlier = items[:place][liked[:place]][::-1][: self.config.steps]
+        later = items[place:][liked[place:]][: self.config.steps]
+        self._add(earlier, np.full(len(earlier), item_idx), fading[1 : len(earlier) + 1])
+        if len(later):  # it came late: what stands on both sides of it is a step further apart
+            self._add(np.full(len(later), item_idx), later, fading[1 : len(later) + 1])
+            apart = np.add.outer(np.arange(len(earlier)), np.arange(len(later))).ravel() + 1
+            far = np.append(fading, 0.0)[np.minimum(apart + 1, len(fading))]
+            near = np.append(fading, 0.0)[np.minimum(apart, len(fading))]
+            rows, columns = np.repeat(earlier, len(later)), np.tile(later, len(earlier))
+            self._add(rows, columns, (far - near).astype(np.float32))
+
+    def _add(self, earlier: Indices, later: Indices, more: Floats) -> None:
+        """Add to the counts of these pairs; items that came after the fit are passed over."""
+        inside = (earlier >= 0) & (earlier < self.n_items) & (later >= 0) & (later < self.n_items)
+        inside &= more != 0
+        rows, columns, more = earlier[inside], later[inside], more[inside]
+        np.add.at(self.out, rows, more.astype(np.float64))
+        if not sparse.issparse(self.counts):
+            np.add.at(self.counts, (rows, columns), more)
             return
-        for earlier, weight in zip(liked.tolist(), faded.tolist(), strict=True):
-            row = self._live.setdefault(earlier, {})
-            row[item_idx] = row.get(item_idx, 0.0) + weight
-        self._n_live += len(liked)
+        pairs = zip(rows.tolist(), columns.tolist(), more.tolist(), strict=True)
+        for row, column_idx, weight in pairs:
+            live = self._live.setdefault(row, {})
+            live[column_idx] = live.get(column_idx, 0.0) + weight
+        self._n_live += len(rows)
         if self._n_live >= MERGE and self._n_live >= self.counts.nnz // 10:  # it copies them all
             self._merge()
 

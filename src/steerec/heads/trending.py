@@ -20,6 +20,7 @@ from steerec.contracts import Floats, History, Indices, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError, DataError
 from steerec.heads.contract import HistoryHead, Room
+from steerec.heads.histories import place_among
 
 DAY_S = 86_400.0
 RESCALE = 40.0  # half-lives after which the growing counts are brought back to 1
@@ -116,7 +117,7 @@ class Trending(HistoryHead):
 
     def count(self, before: History, item_idx: int, weight: float, time: float) -> None:
         """See Counts."""
-        place = _place(before, time)
+        place = place_among(before, time)
         if place < len(before):
             self._make_room(before, place)
         if weight <= 0 or not 0 <= item_idx < self.n_items:
@@ -259,14 +260,6 @@ class Trending(HistoryHead):
 
 
 _ARRAYS = ("counts", "mix", "firsts", "first_mix")
-
-
-def _place(before: History, time: float) -> int:
-    """How many of these events happened before one of this time; unknown: all."""
-    if len(before) == 0 or isnan(time) or time >= before.time[-1]:
-        return len(before)
-    known = np.maximum.accumulate(np.nan_to_num(before.time, nan=-np.inf))
-    return int(np.searchsorted(known, time, side="right"))
 
 
 def _log_share(

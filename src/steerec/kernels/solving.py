@@ -198,18 +198,19 @@ def log_share(counts: NDArray[np.float64], mix: NDArray[np.float64], out: Floats
 
 @compiled(none(given(INT), given(FLOAT), LONG, given(FLOAT), made(FLOAT, 2), made(DOUBLE)))
 def count_after(
-    newest: Indices,
+    before: Indices,
     weight: Floats,
     item_idx: int,
     fading: Floats,
     counts: Floats,
     out: NDArray[np.float64],
 ) -> None:
-    """Count an item after the liked ones of these events, in place; see Transitions.count."""
-    apart = 0
-    for at in range(len(newest) - 1, -1, -1):
+    """Count an item after the newest liked ones of these, in place; see Transitions.count."""
+    apart, at = 0, len(before) - 1
+    while at >= 0 and apart + 1 < len(fading):
         if weight[at] > 0.0:
             apart += 1
-            if 0 <= newest[at] < len(out):
-                counts[newest[at], item_idx] += fading[apart]
-                out[newest[at]] += fading[apart]
+            if 0 <= before[at] < len(out):
+                counts[before[at], item_idx] += fading[apart]
+                out[before[at]] += fading[apart]
+        at -= 1
