@@ -1,6 +1,7 @@
 """The verbs dump, restore and refit, and lists for all users."""
 
 import polars as pl
+import psycopg
 import pytest
 from typer.testing import CliRunner
 
@@ -11,6 +12,7 @@ from steerec.contracts import Event, Query
 from steerec.engine.batch import lists_for_all
 from steerec.engine.shelf import Shelf
 from steerec.engine.snapshot import save_snapshot
+from steerec.errors import StorageError
 from steerec.store import open_store
 from steerec.store.log import LoggedEvent
 
@@ -87,3 +89,40 @@ def test_a_key_is_shown_on_one_line_and_labels_as_they_are(database):
     store.close()
     assert told.startswith("Key ")
     assert verb("key", "list").output.strip().endswith("read, events [bold]till[/bold]")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("strategy", "show"),
+        ("strategy", "list"),
+        ("strategy", "diff", "1", "2"),
+        ("strategy", "promote", "1"),
+        ("strategy", "rollback"),
+        ("experiment", "list"),
+        ("experiment", "show", "spring"),
+        ("key", "list"),
+        ("key", "revoke", "k"),
+        ("dump", "shop.zip"),
+        ("tune",),
+    ],
+    ids=" ".join,
+)
+def test_a_verb_that_needs_a_store_says_where_there_is_none_and_makes_none(
+    words, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("STEEREC_DATABASE_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    refused = verb(*words)
+    assert refused.exit_code != 0
+    told = " ".join(refused.output.replace("│", " ").split())
+    assert "no store at steerec.db: run the command in the folder of the service" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_server_is_not_given_tables_by_one_who_reads(postgres):
+    with pytest.raises(StorageError, match="no store at"):
+        open_store(postgres.get_uri("postgres"), make=False)
+    with psycopg.connect(postgres.get_uri("postgres")) as connection:
+        found = connection.execute("SELECT 1 FROM pg_tables WHERE schemaname = 'public'")
+        assert found.fetchall() == []

@@ -43,7 +43,7 @@ def restore(
 
     Stop services over the store first: they would go on from what they knew.
     """
-    with options.opened_store(config) as store, show.progress() as step:
+    with options.opened_store(config, make=True) as store, show.progress() as step:
         step("check and load the archive", 0, None)
         rows = store.restore(file, replace=replace)
     show.out().print(f"{counted(sum(rows.values()), 'row')} of {file} loaded")

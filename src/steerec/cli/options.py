@@ -228,12 +228,19 @@ def settings_of(
 
 
 @contextmanager
-def opened_store(config: Path | None) -> "Iterator[Store]":
-    """The store that the settings name, open for the block."""
+def opened_store(config: Path | None, *, make: bool = False) -> "Iterator[Store]":
+    """The store that the settings name, open for the block.
+
+    Args:
+        make: whether to make it where there is none.
+    Raises:
+        StorageError: if there is none.
+    """
     from steerec.service.server import DEFAULT_STORE
     from steerec.store import open_store
 
-    store = open_store(settings_of(config).deployment.database_url or DEFAULT_STORE)
+    url = settings_of(config).deployment.database_url or DEFAULT_STORE
+    store = open_store(url, make=make)
     try:
         yield store
     finally:

@@ -131,18 +131,13 @@ def create(
 ) -> None:
     """Make a key; its text is shown this once."""
     from steerec.service.gate import SCOPES
-    from steerec.service.server import DEFAULT_STORE
-    from steerec.store import open_store
 
     unknown = sorted(set(scope) - set(SCOPES) | {"open"} & set(scope))
     if unknown:
         known = ", ".join(name for name in SCOPES if name != "open")
         raise typer.BadParameter(f"--scope {', '.join(unknown)}: expected some of {known}")
-    store = open_store(options.settings_of(config).deployment.database_url or DEFAULT_STORE)
-    try:
+    with options.opened_store(config, make=True) as store:
         text, made = store.keys.issue(tenant, scope, now=time.time(), label=label)
-    finally:
-        store.close()
     told = f"Key {made.key_id} of {tenant}: may {', '.join(made.scopes)}."
     show.out().print(f"{text}\n{told}", soft_wrap=True, markup=False)  # a key is one line
 
@@ -150,17 +145,11 @@ def create(
 @key.command("list")
 def list_keys(*, tenant: options.Tenant = "default", config: options.Config = None) -> None:
     """The keys of a tenant, revoked ones too."""
-    from steerec.service.server import DEFAULT_STORE
-    from steerec.store import open_store
-
-    store = open_store(options.settings_of(config).deployment.database_url or DEFAULT_STORE)
-    try:
+    with options.opened_store(config) as store:
         for made in store.keys.list(tenant):
             state = "revoked" if made.revoked else "good"
             told = f"{made.key_id} {state}: {', '.join(made.scopes)} {made.label}"
             show.out().print(told, soft_wrap=True, markup=False)
-    finally:
-        store.close()
 
 
 @key.command("revoke")
@@ -168,14 +157,8 @@ def revoke(
     key_id: str, *, tenant: options.Tenant = "default", config: options.Config = None
 ) -> None:
     """Make a key worthless, within seconds in services that run."""
-    from steerec.service.server import DEFAULT_STORE
-    from steerec.store import open_store
-
-    store = open_store(options.settings_of(config).deployment.database_url or DEFAULT_STORE)
-    try:
+    with options.opened_store(config) as store:
         done = store.keys.revoke(tenant, key_id, now=time.time())
-    finally:
-        store.close()
     if not done:
         raise typer.BadParameter(f"{tenant} has no key {key_id} in use: see `steerec key list`")
     show.out().print(f"Key {key_id} is revoked.")

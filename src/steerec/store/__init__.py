@@ -67,17 +67,19 @@ class Store:
         self.database.close()
 
 
-def open_store(url: str, config: GroupConfig | None = None) -> Store:
+def open_store(url: str, config: GroupConfig | None = None, *, make: bool = True) -> Store:
     """Open (or make) the store at `sqlite:///file.db`, a plain path, or `postgresql://…`.
 
+    Args:
+        make: whether to make it where there is none.
     Raises:
         ConfigError: if the URL is of neither kind.
         MissingExtraError: if psycopg is missing.
-        StorageError: if it does not open, or was made by a newer steerec.
+        StorageError: if it does not open, is not there, or was made by a newer steerec.
     """
-    database = open_database(url)
+    database = open_database(url, make=make)
     try:
-        migrate(database)
+        migrate(database, make=make)
     except BaseException:
         database.close()
         raise

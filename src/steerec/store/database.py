@@ -322,9 +322,11 @@ def in_chunks(values: Sequence[Any], size: int = CHUNK) -> Iterator[Sequence[Any
         yield values[start : start + size]
 
 
-def open_database(url: str) -> Database:
-    """Connect to `sqlite:///file` (or a plain path), made if new, or `postgresql://…`.
+def open_database(url: str, *, make: bool = True) -> Database:
+    """Connect to `sqlite:///file` (or a plain path), or `postgresql://…`.
 
+    Args:
+        make: whether to make a file that is not there.
     Raises:
         ConfigError: if the URL names neither, or no file.
         MissingExtraError: if psycopg is not installed.
@@ -338,7 +340,18 @@ def open_database(url: str) -> Database:
         raise ConfigError(
             f"the store's URL is {shown!r}: expected sqlite:///file.db or postgresql://host/name"
         )
-    return _open_file(Path(name))
+    path = Path(name)
+    if not make and not path.exists():
+        raise no_store(path)
+    return _open_file(path)
+
+
+def no_store(where: object) -> StorageError:
+    """The error of a command that reads a store where there is none."""
+    return StorageError(
+        f"no store at {where}: run the command in the folder of the service, name the store by "
+        "STEEREC_DATABASE_URL, or make one by `steerec serve`"
+    )
 
 
 def _open_file(path: Path) -> Database:

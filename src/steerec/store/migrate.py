@@ -9,7 +9,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from steerec.errors import StorageError
-from steerec.store.database import Database
+from steerec.store.database import Database, no_store
 
 log = logging.getLogger(__name__)
 
@@ -17,12 +17,17 @@ HEAD = "0003"  # the newest file in migrations/versions
 _LOCK = 0x57EE2EC  # any number, the same for all processes
 
 
-def migrate(database: Database) -> None:
+def migrate(database: Database, *, make: bool = True) -> None:
     """Apply what is missing; little work when nothing is.
 
+    Args:
+        make: whether to make the tables where there are none.
     Raises:
-        StorageError: if the database was made by a newer steerec, or cannot be written.
+        StorageError: if there are none and none are to be made, or the database was made by a
+            newer steerec, or cannot be written.
     """
+    if not make and _revision(database) is None:
+        raise no_store(database)
     with _locked(database):
         before = _revision(database)
         if before != HEAD:
