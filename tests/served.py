@@ -18,7 +18,7 @@ SETTINGS = """
 database_url = "{url}"
 
 [encoder]
-encoder = "none"
+encoder = "{encoder}"
 
 [service]
 metrics_port = {metrics_port}
@@ -37,18 +37,29 @@ class Server:
         service: more lines for `[service]` and the tables below it.
         url: of the store; None: a file of SQLite in the folder.
         trusted: PEM file of the certificate it shows; None: it speaks plain HTTP.
+        encoder: of texts, by name.
         environment: variables that it has beside ours.
         flags: more words of the command line.
     """
 
     def __init__(
-        self, folder: Path, *, service="", url=None, trusted=None, environment=None, flags=()
+        self,
+        folder: Path,
+        *,
+        service="",
+        url=None,
+        trusted=None,
+        encoder="none",
+        environment=None,
+        flags=(),
     ):
         self.port, self.metrics_port = free_ports(2)
         self.settings = folder / "steerec.toml"
         self.url = url or f"sqlite:///{folder}/store.db"
         self.settings.write_text(
-            SETTINGS.format(url=self.url, metrics_port=self.metrics_port, service=service)
+            SETTINGS.format(
+                url=self.url, metrics_port=self.metrics_port, service=service, encoder=encoder
+            )
         )
         self.log = folder / "log.jsonl"
         self.folder, self.environment, self.flags = folder, environment or {}, flags

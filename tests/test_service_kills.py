@@ -112,8 +112,21 @@ def _found(server, words):
     return [entry["id"] for entry in server.call(f"/api/items?q={words}")["entries"]]
 
 
+STUCK = """
+from threading import Event
+from steerec.encoders.hashing import HashingEncoder
+
+class Stuck(HashingEncoder):
+    def encode(self, texts):
+        if texts == ["warm"]:
+            Event().wait()
+        return super().encode(texts)
+"""
+
+
 def test_a_service_told_to_stop_writes_what_waits_and_ends_well(tmp_path):
-    server = Server(tmp_path)
+    (tmp_path / "stuck.py").write_text(STUCK)  # its model is being loaded all the while
+    server = Server(tmp_path, encoder="stuck:Stuck")
     server.start()
     try:
         items = [{"id": f"i{n}", "attributes": {"title": f"thing {n}"}} for n in range(20)]

@@ -88,7 +88,7 @@ def _serve_one(
         port = sockets[0].getsockname()[1]
         settings = replace(settings, service=replace(settings.service, port=port))
 
-        from steerec.service.server import build, run  # a second
+        from steerec.service.server import build, leaving, run  # a second
         from steerec.service.telemetry import log_as_json
 
         model = _sample_model(settings) if sample else None
@@ -102,7 +102,8 @@ def _serve_one(
 
         service = build(settings, snapshot=snapshot, model=model, file=config)
         log_as_json()
-        run(service, sockets, ready=ready)
+        with leaving():
+            run(service, sockets, ready=ready)
 
 
 def _serve_many(

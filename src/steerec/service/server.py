@@ -3,16 +3,20 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -42,6 +46,8 @@ DEFAULT_STORE = "sqlite:///steerec.db"
 TRIM_EVERY_S = 60.0
 GC_AFTER = 20_000, 20, 50  # a list makes a thousand objects, hardly any in circles
 GRACE_S = 10  # for calls that are being answered when the service is told to stop
+LAST_S = 2.0  # for what threads are at then
+HANDS = "steerec-hand"  # how their names begin
 
 
 @dataclass(frozen=True)
@@ -150,10 +156,6 @@ def run(
     gc.collect()
     gc.freeze()  # it stays, and to look it through again and again took a tenth of the CPU
     gc.set_threshold(*GC_AFTER)
-    # uvicorn sends itself the signal again once it is done, which would end the process before
-    # what waits is written.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: log.info("stopping=1"))
     told = service.settings.service
     config = uvicorn.Config(
         service.app(),
@@ -163,6 +165,10 @@ def run(
         ssl_certfile=told.tls_certificate,
         ssl_keyfile=told.tls_key,
     )
+    # uvicorn sends itself the signal again once it is done, which would end the process before
+    # what waits is written.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: log.info("stopping=1"))
     stop = Event()
     folder = service.settings.cache_dir / "kernels"
     beside = Thread(target=_load_kernels, args=(folder, stop), name="steerec-kernels", daemon=True)
@@ -191,8 +197,46 @@ class _Announced(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn.Server."""
+        asyncio.get_running_loop().set_default_executor(_Hands(thread_name_prefix=HANDS))
         await super().startup(sockets)
         self._ready()
+
+
+class _Hands(ThreadPoolExecutor):
+    """The threads of a loop, which wait for little when it ends.
+
+    One may be loading a model, which nothing interrupts; what goes to the store is all or nothing.
+    """
+
+    def shutdown(self, *_: Any, **__: Any) -> None:
+        """See ThreadPoolExecutor."""
+        super().shutdown(wait=False, cancel_futures=True)
+        until = time.monotonic() + LAST_S
+        for thread in _at_work():
+            thread.join(max(0.0, until - time.monotonic()))
+
+
+def _at_work() -> list[Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith(HANDS)]
+
+
+@contextmanager
+def leaving() -> Iterator[None]:
+    """Around `run`: the process ends with it, even if a thread is at what nothing interrupts."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _leave(1)
+        raise
+    _leave(0)
+
+
+def _leave(code: int) -> None:
+    if left := _at_work():  # Python would wait for them
+        log.warning("threads_left=%d", len(left))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 class _Beside(uvicorn.Server):

@@ -114,13 +114,14 @@ def _end(workers: list[SpawnProcess]) -> None:
 
 def work(told: Told, listening: socket.socket, parent: int) -> None:
     """One worker, in its own process."""
-    from steerec.service.server import build, run
+    from steerec.service.server import build, leaving, run
     from steerec.service.telemetry import log_as_json
 
     log_as_json()
     service = build(told.settings, snapshot=told.snapshot, file=told.file)
     beside = (*service.beside, ending_with(parent))
-    run(replace(service, beside=beside), [_own(listening)])
+    with leaving():
+        run(replace(service, beside=beside), [_own(listening)])
 
 
 def _own(shared: socket.socket) -> socket.socket:
