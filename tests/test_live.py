@@ -11,6 +11,7 @@ from steerec.contracts import Event, Query
 from steerec.engine.growth import ItemChange, caught_up, changed
 from steerec.engine.live import Live
 from steerec.engine.live_config import LiveConfig
+from steerec.engine.pool import PoolConfig
 from steerec.store import open_store
 from steerec.store.catalogue import Entry
 from steerec.store.log import LoggedEvent
@@ -104,6 +105,27 @@ def test_events_taken_in_any_order_and_twice_count_once(store):
         items = other.recommender.history(user).item_idx.tolist()
         assert items == straight.recommender.history(user).item_idx.tolist()
         assert listed(other, user) == listed(straight, user)
+
+
+def test_above_the_full_catalogue_new_items_are_candidates_by_when_they_were_first_seen(store):
+    pool = PoolConfig(full_catalogue=10, pool_limit=12, fresh=2, from_fused=0)
+    live = Live("shop", store, own_model(), LiveConfig(pool=pool), now=NOW)
+
+    def new_among(query, now):
+        scored = live.recommender.score(Query(query, n=5, now=now))
+        ids = {str(live.model.data.item_ids[i]) for i in scored.items}
+        return sorted(i for i in ids if i.startswith("new"))
+
+    assert new_among("u0001", NOW) == []
+    for hours, name in enumerate(("new-a", "new-b", "new-c")):
+        store.items.upsert("shop", [Entry(name)], now=NOW + 3_600 * hours)
+        live.follow_items(now=NOW + 3_600 * hours)
+    assert new_among("u0001", NOW + 7_200) == ["new-b", "new-c"]
+    live.take(append(store, Event("u0002", "i0003")), now=NOW + 7_200)  # no news: it is known
+    assert new_among("u0001", NOW + 7_200) == ["new-b", "new-c"]
+    late = append(store, Event("u0002", "new-c", timestamp=NOW - 9e6), first=5)
+    live.take(late, now=NOW + 7_200)  # which was there long before it was written
+    assert new_among("u0001", NOW + 7_200) == ["new-a", "new-b"]
 
 
 def test_following_the_log_empties_what_was_remembered_one_by_one(store):

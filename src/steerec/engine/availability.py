@@ -44,6 +44,7 @@ class Availability:
 
     n_items: int = 0
     _met: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    _told: NDArray[np.float64] | None = None  # what `first_met` answered, until that changes
     _columns: dict[str, NDArray[np.float64]] = field(
         default_factory=lambda: {name: np.empty(0) for name in _UNSAID}
     )
@@ -122,12 +123,21 @@ class Availability:
             return
         with self._lock:
             self._grow(int(rows.max()) + 1)
+            before = self._met[rows]
             np.fmin.at(self._met, rows, _numbers(times))
+            if not np.array_equal(before, self._met[rows], equal_nan=True):
+                self._told = None
 
     def first_met(self) -> NDArray[np.float64]:
-        """(n_items,) Unix seconds when each was first seen; NaN where nobody said."""
+        """(n_items,) Unix seconds when each was first seen; NaN where nobody said.
+
+        Read-only, and the same array until something else is said.
+        """
         with self._lock:
-            return self._met[: self.n_items].copy()
+            if self._told is None:
+                self._told = self._met[: self.n_items].copy()
+                self._told.flags.writeable = False
+            return self._told
 
     def delete(self, item_idx: Indices) -> None:
         """Hide items for ever: no later `update` brings them back."""
@@ -192,7 +202,7 @@ class Availability:
                 self._columns[name] = np.append(self._columns[name], np.full(more, unsaid))
             self._deleted = np.append(self._deleted, np.zeros(more, bool))
             self._met = np.append(self._met, np.full(more, np.nan))
-        self.n_items = n_items
+        self.n_items, self._told = n_items, None
 
 
 def _rows(item_idx: ArrayLike) -> Indices:

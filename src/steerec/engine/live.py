@@ -24,6 +24,7 @@ from steerec.engine.growth import (
 from steerec.engine.live_config import LiveConfig
 from steerec.engine.model import Model
 from steerec.engine.online import Online
+from steerec.engine.pool import first_events
 from steerec.engine.recommender import Recommender
 from steerec.engine.rules import Noted
 from steerec.engine.sampler import SamplerConfig
@@ -376,6 +377,8 @@ class Live:
         """Start from a model, and from the place in the log that it stands for."""
         seq = int(model.data.notes.get(LOG_SEQ, "0"))
         availability = Availability.of(model.data.items)
+        met = first_events(model.data)  # so that later events of these items change nothing
+        availability.met(np.arange(len(met)), met.tolist())
         policy = Policy(draw=SamplerConfig(), version=model.strategy.version)
         return _State(self._over(model, availability), availability, policy, seq, erased_seq=seq)
 
@@ -386,6 +389,7 @@ class Live:
             pool=pool,
             encoder=self.encoder,
             available=allowed,
+            met=availability.first_met,
             compiled=self.config.compiled,
         )
 

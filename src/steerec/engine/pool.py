@@ -1,6 +1,6 @@
 """The pool: which items are scored at all, and which of them may come into a list."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -62,10 +62,17 @@ class PoolConfig:
 
 @dataclass
 class Pool:
-    """Chooses what is scored."""
+    """Chooses what is scored.
+
+    Attributes:
+        met: when each item was seen beside the model's events, as `published` takes it; another
+            array as soon as it changes. None: nobody knows.
+    """
 
     panel: "Panel"
     config: PoolConfig
+    met: Callable[[], NDArray[np.float64]] | None = None
+    _dated: tuple[NDArray[np.float64] | None, Indices] | None = None
 
     def candidates(
         self, history: History, states: "States", allowed: Allowed, n: int, now: float
@@ -178,12 +185,17 @@ class Pool:
         counts = self.panel.model.data.counts()
         return np.argsort(-counts, kind="stable").astype(np.int32)
 
-    @cached_property
+    @property
     def newest(self) -> Indices:
-        """Items with a publishing time, else with an event, the newest first."""
-        since = published(self.panel.model.data)
-        known = np.flatnonzero(~np.isnan(since))
-        return known[np.argsort(-since[known], kind="stable")].astype(np.int32)
+        """Items with a publishing time, else with one when they were first seen, newest first."""
+        met = None if self.met is None else self.met()
+        if self._dated is None or self._dated[0] is not met:
+            data = self.panel.model.data
+            since = published(data, met=None if met is None else met[: data.n_items])
+            known = np.flatnonzero(~np.isnan(since))
+            order = known[np.argsort(-since[known], kind="stable")].astype(np.int32)
+            self._dated = met, order
+        return self._dated[1]
 
 
 def in_turns(found: Sequence[Indices]) -> Indices:
@@ -215,14 +227,20 @@ def _mark(pool: Allowed, scores: Floats, n: int) -> None:
     pool[rows[told], first[told]] = True
 
 
+def first_events(data: Dataset) -> NDArray[np.float64]:
+    """(n_items,) Unix seconds of each item's first event; NaN without one."""
+    first = np.full(data.n_items, np.nan)
+    np.fmin.at(first, data.item_idx, data.time)
+    return first
+
+
 def published(data: Dataset, *, met: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
     """(n_items,) Unix seconds of publishing, else of the item's first event; NaN where unknown.
 
     Args:
         met: (n_items,) when each was seen beside these events, NaN where it was not.
     """
-    first = np.full(data.n_items, np.nan) if met is None else met.copy()
-    np.fmin.at(first, data.item_idx, data.time)
+    first = first_events(data) if met is None else np.fmin(met, first_events(data))
     if "published" not in data.items.columns or not data.items["published"].dtype.is_numeric():
         return first
     told = data.items["published"].cast(pl.Float64).fill_null(np.nan).to_numpy()

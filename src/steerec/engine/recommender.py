@@ -72,6 +72,7 @@ class Recommender:
         rng: makes the request ids, so that the same seed gives the same slates.
         encoder: the one of the items' texts, for what users say of themselves; None: by words.
         available: Unix seconds → (n_items,), which items may be shown then; None: all.
+        met: (n_items,) when each was first seen beside the model's events; None: nobody knows.
         compiled: whether compiled loops answer once they are loaded, for one request at a time.
     """
 
@@ -80,6 +81,7 @@ class Recommender:
     pool: PoolConfig = field(default_factory=PoolConfig)
     encoder: Encoder | None = None
     available: Callable[[float], NDArray[np.bool_]] | None = None
+    met: Callable[[], NDArray[np.float64]] | None = None
     compiled: bool = False
 
     def recommend(self, query: Query) -> Slate:
@@ -422,7 +424,7 @@ class Recommender:
 
     @cached_property
     def _pool(self) -> Pool:
-        return Pool(self._panel, self.pool)
+        return Pool(self._panel, self.pool, self.met)
 
     @cached_property
     def _reasons(self) -> Reasons:
