@@ -4,6 +4,7 @@ What was there keeps its index, so user states, histories and frozen calibration
 """
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +15,7 @@ import polars as pl
 from steerec.contracts import Encoder, Floats, Indices
 from steerec.data.dataset import Dataset
 from steerec.engine.about import ENCODER_NOTE
+from steerec.engine.columns import MISFIT, kind_of, reading, wide_enough
 from steerec.engine.model import Model
 from steerec.engine.texts import texts_of
 from steerec.errors import EncoderError
@@ -29,34 +31,45 @@ class ItemChange:
     """An item as it is from now on.
 
     Attributes:
-        attributes: column → value; a value that does not fit its column is left out and counted.
+        attributes: column → value; one that its column cannot hold is left out, logged and
+            counted (see `changed`).
     """
 
     item_id: str
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def changed(model: Model, items: Sequence[ItemChange], encoder: Encoder | None = None) -> Model:
+def changed(
+    model: Model,
+    items: Sequence[ItemChange],
+    encoder: Encoder | None = None,
+    *,
+    counted: Counter[str] | None = None,
+) -> Model:
     """The model with these items as they are now: known ones replaced, new ones at the end.
 
     Known items whose text changed are read again too, as are those whose text has no vector yet.
 
     Args:
         encoder: the one of the model's vectors; None: new items go without, known ones keep theirs.
+        counted: values that did not fit their column are added to its `values_left_out`.
     """
+    counted = Counter() if counted is None else counted
     index = model.data.item_index
     newest = {item.item_id: at for at, item in enumerate(items)}  # the last word counts
     new = [items[at] for item_id, at in newest.items() if item_id not in index]
     known = [items[at] for item_id, at in newest.items() if item_id in index]
-    table = _replaced(_widened(model.data.items, items), known)
+    table = _replaced(_widened(model.data.items, items), known, counted)
     data = _indexed(replace(model.data, items=table), model.data, index)
     places = np.array([index[item.item_id] for item in known], np.int32)
     model = _reworded(model, data, places, encoder)
-    return _with_new(model, new, encoder) if new else model
+    return _with_new(model, new, encoder, counted) if new else model
 
 
-def _with_new(model: Model, new: Sequence[ItemChange], encoder: Encoder | None) -> Model:
-    data = _longer(model.data, new, encoder)
+def _with_new(
+    model: Model, new: Sequence[ItemChange], encoder: Encoder | None, counted: Counter[str]
+) -> Model:
+    data = _longer(model.data, new, encoder, counted)
     grown = {name: _grown(name, head, data) for name, head in model.heads.items()}
     fused = model.fused
     if fused is not None:
@@ -92,7 +105,11 @@ def _read_again(head: Head, data: Dataset, places: Indices) -> Head:
 
 
 def changed_anyway(
-    model: Model, items: Sequence[ItemChange], encoder: Encoder | None
+    model: Model,
+    items: Sequence[ItemChange],
+    encoder: Encoder | None,
+    *,
+    counted: Counter[str] | None = None,
 ) -> tuple[Model, str]:
     """As `changed`, also while texts cannot be read: then they are zeros until the next fit.
 
@@ -100,10 +117,11 @@ def changed_anyway(
         The model, and why texts could not be read; empty: they could.
     """
     try:
-        return changed(model, items, encoder), ""
+        return changed(model, items, encoder, counted=counted), ""
     except EncoderError as e:
         log.error("items=%d without_vectors=1 until the next fit, error=%s", len(items), e)
-        return changed(model, items, None if encoder is None else Unread(encoder)), str(e)
+        unread = None if encoder is None else Unread(encoder)
+        return changed(model, items, unread, counted=counted), str(e)
 
 
 class Unread:
@@ -154,10 +172,12 @@ def _grown(name: str, head: Head, data: Dataset) -> Head:
     return longer
 
 
-def _longer(data: Dataset, items: Sequence[ItemChange], encoder: Encoder | None) -> Dataset:
+def _longer(
+    data: Dataset, items: Sequence[ItemChange], encoder: Encoder | None, counted: Counter[str]
+) -> Dataset:
     """The data with more items at their end, encoded if those before them are (or are none)."""
     ids = np.array([item.item_id for item in items], object)
-    fresh = _table(items, data.items.schema)
+    fresh = _table(items, data.items.schema, counted)
     vectors, notes = data.vectors, data.notes
     encodes = encoder is not None and (vectors is not None or data.n_items == 0)
     if encodes and encoder is not None:
@@ -195,8 +215,8 @@ def table_with(table: pl.DataFrame, items: Sequence[ItemChange]) -> pl.DataFrame
     there = set(table["item_id"])
     known = [item for item_id, item in newest.items() if item_id in there]
     new = [item for item_id, item in newest.items() if item_id not in there]
-    replaced = _replaced(_widened(table, items), known)
-    return pl.concat([replaced, _table(new, replaced.schema)]) if new else replaced
+    replaced = _replaced(_widened(table, items), known, Counter())
+    return pl.concat([replaced, _table(new, replaced.schema, Counter())]) if new else replaced
 
 
 def _rows(vectors: Floats | None, n: int, dim: int) -> Floats:
@@ -207,60 +227,50 @@ def _rows(vectors: Floats | None, n: int, dim: int) -> Floats:
 
 
 def _widened(table: pl.DataFrame, items: Sequence[ItemChange]) -> pl.DataFrame:
-    """The table with a column for each attribute that it does not have yet."""
-    columns = {name for item in items for name in item.attributes} - set(table.columns)
-    told = {name: _type_of(name, items) for name in sorted(columns)}
+    """The table with a column for each attribute that it does not have yet, wide enough for all."""
+    given: dict[str, list[Any]] = {}
+    for item in items:
+        for name, value in item.attributes.items():
+            given.setdefault(name, []).append(value)
+    kinds = {
+        name: next((kind for value in given[name] if (kind := kind_of(value)) is not None), None)
+        for name in sorted(given.keys() - set(table.columns))
+    }
+    wider = [wide_enough(table[name], given[name]) for name in table.columns if name in given]
     return table.with_columns(
-        pl.lit(None, kind).alias(name) for name, kind in told.items() if kind is not None
+        *wider, *(pl.lit(None, kind).alias(name) for name, kind in kinds.items() if kind)
     )
 
 
-def _replaced(table: pl.DataFrame, items: Sequence[ItemChange]) -> pl.DataFrame:
+def _replaced(
+    table: pl.DataFrame, items: Sequence[ItemChange], counted: Counter[str]
+) -> pl.DataFrame:
     """The table with new values in the rows of these items, in the same order."""
     if not items:
         return table
     index = {item_id: at for at, item_id in enumerate(table["item_id"])}
     take = np.arange(len(table))
     take[[index[item.item_id] for item in items]] = len(table) + np.arange(len(items))
-    return pl.concat([table, _table(items, table.schema)])[take]
+    return pl.concat([table, _table(items, table.schema, counted)])[take]
 
 
-def _table(items: Sequence[ItemChange], schema: Mapping[str, Any]) -> pl.DataFrame:
-    """One row for each item in these columns; what does not fit becomes null."""
+def _table(
+    items: Sequence[ItemChange], schema: Mapping[str, Any], counted: Counter[str]
+) -> pl.DataFrame:
+    """One row for each item in these columns; what does not fit becomes null, told and counted."""
     columns = {}  # by name: of a list of series those without a name would be given one
     for name, kind in schema.items():
         if name == "item_id":
             columns[name] = pl.Series(name, [item.item_id for item in items], pl.String)
             continue
-        values = [_fitting(item.attributes.get(name), kind) for item in items]
-        columns[name] = pl.Series(name, values, kind, strict=False)
+        given, reads = [item.attributes.get(name) for item in items], reading(kind)
+        values = [None if value is None else reads(value) for value in given]
+        if wrong := [at for at, value in enumerate(values) if value is MISFIT]:
+            values = [None if value is MISFIT else value for value in values]
+            counted["values_left_out"] += len(wrong)
+            first = items[wrong[0]].item_id, given[wrong[0]]
+            log.warning(
+                "column=%s left_out=%d not_of=%s item=%r %r", name, len(wrong), kind, *first
+            )
+        columns[name] = pl.Series(name, values, kind)
     return pl.DataFrame(columns)
-
-
-def _fitting(value: Any, kind: Any) -> Any:
-    """The value as its column holds it: lists where lists are, texts where texts are."""
-    if value is None:
-        return None
-    if isinstance(kind, pl.List):
-        values = value if isinstance(value, list | tuple) else [value]
-        return [_fitting(part, kind.inner) for part in values]
-    if isinstance(value, list | tuple | dict):
-        return ", ".join(map(str, value)) if kind == pl.String else None
-    if kind == pl.String:
-        return str(value)
-    return value
-
-
-def _type_of(name: str, items: Sequence[ItemChange]) -> Any:
-    """The column type of an attribute that the table does not have yet; None: nothing is told."""
-    for item in items:
-        value = item.attributes.get(name)
-        if isinstance(value, bool):
-            return pl.Boolean
-        if isinstance(value, int | float):
-            return pl.Float64
-        if isinstance(value, str):
-            return pl.String
-        if isinstance(value, list):
-            return pl.List(pl.String)
-    return None

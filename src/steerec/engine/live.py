@@ -443,7 +443,7 @@ class Live:
             if self._state.unread_after is None:
                 self._state.unread_after = self._state.items_seq
         if changes:
-            model, self.unread = changed_anyway(model, changes, encoder)
+            model, self.unread = changed_anyway(model, changes, encoder, counted=self.applied)
         founded = model.data.n_events == 0 and size_of(model) > GROWTH * self._state.n_founded
         with self._lock:
             model = caught_up(model, self.model)

@@ -9,6 +9,7 @@ import msgspec
 from starlette.responses import Response, StreamingResponse
 
 from steerec.engine import browsing
+from steerec.engine.columns import Columns
 from steerec.service.calls import Call, read_body
 from steerec.service.problems import refused
 from steerec.service.schemas import (
@@ -117,11 +118,22 @@ async def _write(call: Call, table: Catalogue) -> Counted:
     body: EntryIn | EntriesIn = call.body
     given = body.entries if isinstance(body, EntriesIn) else [body]
     entries = [entry_of(one) for one in given]
+    check = _checking(call, table)
+    for entry in entries:
+        check(entry)
     await asyncio.to_thread(table.upsert, call.tenant.name, entries, now=call.now)
     if table is call.tenant.store.items:
         await asyncio.to_thread(call.tenant.live.hide_at_once, entries)
         call.tenant.wake()
     return Counted(count=len(entries))
+
+
+def _checking(call: Call, table: Catalogue) -> Callable[[Entry], None]:
+    """Refuses attributes of items that do not fit what others have by the same name."""
+    if table is not call.tenant.store.items:
+        return lambda _: None
+    columns = Columns(call.tenant.live.model.data.items.schema)
+    return lambda entry: columns.check(entry.id, entry.attributes)
 
 
 def entry_of(given: EntryIn) -> Entry:
@@ -175,6 +187,7 @@ def _patch(call: Call, table: Catalogue, name: str) -> Entry:
     if "labels" in changes:
         changes["labels"] = tuple(changes["labels"])
     entry_id = call.path[name]
+    _checking(call, table)(Entry(entry_id, changes.get("attributes", {})))
     changed = table.patch(call.tenant.name, entry_id, changes, now=call.now)
     if changed is None:
         raise _missing(name, entry_id)
@@ -196,7 +209,7 @@ async def _import(call: Call, table: Catalogue) -> Counted:
         what = f"line {number}, byte {e.start} of the body, is not UTF-8: encode it so"
         raise refused(HTTPStatus.BAD_REQUEST, what) from e
     write: Callable[[], int] = lambda: table.import_jsonl(  # noqa: E731
-        call.tenant.name, lines, now=call.now
+        call.tenant.name, lines, now=call.now, check=_checking(call, table)
     )
     before = call.tenant.store.last_seq(call.tenant.name)
     try:

@@ -1,7 +1,7 @@
 """Items and users as the caller describes them, with their changes in order."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -179,9 +179,18 @@ class Catalogue:
             said = {k: v for k, v in record.items() if v is not None and v is not False and v != ()}
             yield to_json(said, "entry")
 
-    def import_jsonl(self, tenant: str, lines: Iterable[str], *, now: float) -> int:
+    def import_jsonl(
+        self,
+        tenant: str,
+        lines: Iterable[str],
+        *,
+        now: float,
+        check: Callable[[Entry], None] = lambda _: None,
+    ) -> int:
         """Upsert one entry per line, a thousand per transaction; returns how many lines.
 
+        Args:
+            check: raises DataError for an entry that is not to be stored.
         Raises:
             DataError: naming the first line that is wrong; whole thousands before it are stored.
         """
@@ -189,7 +198,7 @@ class Catalogue:
         waiting: dict[str, dict[str, Any]] = {}
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                row = self._row_of_line(tenant, line, number, now)
+                row = self._row_of_line(tenant, line, number, now, check)
                 waiting[row["id"]] = row
                 n_lines += 1
                 if n_lines % _BATCH == 0:
@@ -203,9 +212,14 @@ class Catalogue:
         with self._database.write() as connection:
             return self._put(connection, tenant, list(rows.values()))
 
-    def _row_of_line(self, tenant: str, line: str, number: int, now: float) -> dict[str, Any]:
+    def _row_of_line(
+        self, tenant: str, line: str, number: int, now: float, check: Callable[[Entry], None]
+    ) -> dict[str, Any]:
         try:
-            return self._to_row(tenant, _parse(line), now)
+            entry = _parse(line)
+            row = self._to_row(tenant, entry, now)
+            check(entry)
+            return row
         except json.JSONDecodeError as e:
             what = f"character {e.pos + 1} is no JSON, {e.msg}: write one whole object a line"
             raise DataError(f"line {number} is no entry: {what}") from e
