@@ -132,6 +132,7 @@ def _requests(before: Model, after: Model, n: int, rng: np.random.Generator) -> 
     rows = [before.data.user_index.get(data.user_ids[u], -1) for u in users]
     old = [_in_old(history, place, row) for history, row in zip(new, rows, strict=True)]
     both = np.flatnonzero((place >= 0) & ~after.unseen)
+    both = both[~before.unseen[place[both]]]  # there other weights made their scores
     items = _sample(both, data.counts(), rng)
     phi = after.phi.config
     placements = list(product((None, *phi.scenarios), (None, *phi.devices)))

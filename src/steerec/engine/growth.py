@@ -16,6 +16,7 @@ from steerec.contracts import Encoder, Floats, Indices
 from steerec.data.dataset import Dataset
 from steerec.engine.about import ENCODER_NOTE
 from steerec.engine.columns import MISFIT, kind_of, reading, wide_enough
+from steerec.engine.kin import with_kin
 from steerec.engine.model import Model
 from steerec.engine.texts import texts_of
 from steerec.errors import EncoderError
@@ -71,6 +72,7 @@ def _with_new(
 ) -> Model:
     data = _longer(model.data, new, encoder, counted)
     grown = {name: _grown(name, head, data) for name, head in model.heads.items()}
+    grown = with_kin(grown, np.arange(data.n_items) >= model.data.n_items)
     fused = model.fused
     if fused is not None:
         more = _rows(data.vectors, len(new), fused.from_text.shape[0])
@@ -94,6 +96,7 @@ def _reworded(model: Model, data: Dataset, places: Indices, encoder: Encoder | N
         vectors[places] = encoder.encode(texts[moved].tolist())
         data = _indexed(replace(data, vectors=vectors), data, data.item_index)
     heads = {name: _read_again(head, data, places) for name, head in model.heads.items()}
+    heads = with_kin(heads, np.isin(np.arange(data.n_items), places))
     fused = model.fused
     if fused is not None and data.vectors is not None and len(fused.from_text):
         fused = fused.reworded(places, data.vectors[places])

@@ -1,4 +1,4 @@
-"""Fitting one head: the plain ones at once, those that train by epochs with what helps them."""
+"""Fitting heads: the plain ones at once, those that train by epochs with what helps them."""
 
 import logging
 import time
@@ -251,3 +251,54 @@ def _rows(data: Dataset, item_index: Mapping[str, int]) -> Indices:
     rows = np.array([item_index.get(item_id, -1) for item_id in data.item_ids], np.int32)
     rows[np.bincount(data.item_idx, minlength=data.n_items) == 0] = -1
     return rows
+
+
+def early_heads(
+    teacher: Teacher,
+    train: Dataset,
+    lessons: TrainedOn,
+    config: "FitConfig",
+    rng: np.random.Generator,
+) -> dict[str, Head]:
+    """The heads that held-out cases are scored with."""
+    early: dict[str, Head] = {}
+    for number, name in enumerate(config.heads):
+        teacher.watch(f"fit {name} (held-out round)", number, 2 * len(config.heads) + 2)
+        if (head := teacher.fit(name, lessons.first if trains(name) else train, rng)) is not None:
+            early[name] = head
+    if not early:
+        raise DataError(f"none of the heads {config.heads} could be fitted on these data")
+    return early
+
+
+def late_heads(
+    teacher: Teacher,
+    early: dict[str, Head],
+    data: Dataset,
+    lessons: TrainedOn,
+    config: "FitConfig",
+    rng: np.random.Generator,
+) -> dict[str, Head]:
+    """The heads to serve; empties `early`, so that no head is held twice for long."""
+    late: dict[str, Head] = {}
+    for number, name in enumerate(list(early)):
+        teacher.watch(f"fit {name}", len(config.heads) + 2 + number, 2 * len(config.heads) + 2)
+        late[name] = _second_round(teacher, name, early.pop(name), data, lessons, config, rng)
+    return late
+
+
+def _second_round(
+    teacher: Teacher,
+    name: str,
+    head: Head,
+    data: Dataset,
+    lessons: TrainedOn,
+    config: "FitConfig",
+    rng: np.random.Generator,
+) -> Head:
+    """The head to serve: fitted on everything; one that trains goes on from the first round."""
+    if not trains(name) or config.refit == "full":
+        return teacher.fit(name, data, rng) or head
+    if lessons.rest is None:
+        return head
+    return teacher.go_on(name, head, lessons.rest, rng, share=config.refit_share) or head

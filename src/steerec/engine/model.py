@@ -30,13 +30,14 @@ from steerec.engine.blend import (
 )
 from steerec.engine.calibrate import Calibration, CalibrationConfig, Sample, fit_calibration
 from steerec.engine.fused import Fused
-from steerec.engine.lessons import Aids, Teacher, TrainedOn, trained_on, trains
+from steerec.engine.kin import with_kin
+from steerec.engine.lessons import Aids, Teacher, early_heads, late_heads, trained_on
 from steerec.engine.newcomers import first_steps, set_users_aside
 from steerec.engine.phi import UNSEEN_ITEM, Phi, PhiConfig
 from steerec.engine.pool import PoolConfig
 from steerec.engine.scorer import Scorer, for_each
 from steerec.engine.weights import weigh
-from steerec.errors import ConfigError, DataError
+from steerec.errors import ConfigError
 from steerec.heads import QUICK
 from steerec.heads.contract import Head, unwatched
 
@@ -223,7 +224,7 @@ def fit(
     lessons = trained_on(data, split.train, last=last, withheld=withheld, config=config)
     cases = _sample_cases(split.cases, config.blend.max_cases, rng)
     steps, teacher = 2 * len(config.heads) + 2, Teacher(config.settings, aids, tell)
-    early = _early_heads(teacher, split.train, lessons, config, rng)
+    early = with_kin(early_heads(teacher, split.train, lessons, config, rng), unseen | absent)
     tell("calibrate", len(config.heads), steps)
     began = time.perf_counter()
     phi = Phi.fit(split.train, config.phi)
@@ -235,10 +236,8 @@ def fit(
     weights = weigh(examples, config.blend, aids.learnt_from, drop_idle=config.drop_idle)
     teacher.seconds["blend"] = time.perf_counter() - began
     del examples, first
-    final: dict[str, Head] = {}
-    for number, name in enumerate(weights.heads):
-        tell(f"fit {name}", len(config.heads) + 2 + number, steps)
-        final[name] = _second_round(teacher, name, early.pop(name), data, lessons, config, rng)
+    early = {name: early[name] for name in weights.heads}
+    final = with_kin(late_heads(teacher, early, data, lessons, config, rng), absent)
     dials = {UNSEEN_DIAL: weights.unseen_nats}
     strategy = Strategy(tuple(final), phi.names, weights.theta, dials=dials)
     curves = {name: calibrations[name] for name in final}
@@ -259,24 +258,6 @@ def _with_fused(model: Model, config: PoolConfig, rng: np.random.Generator) -> M
     fused = Fused.fit(data, blend, config.fused, rng, repeats=model.repeats)
     seconds = {**model.seconds, "fused": time.perf_counter() - began}
     return replace(model, fused=fused, seconds=seconds)
-
-
-def _early_heads(
-    teacher: Teacher,
-    train: Dataset,
-    lessons: TrainedOn,
-    config: FitConfig,
-    rng: np.random.Generator,
-) -> dict[str, Head]:
-    """The heads that held-out cases are scored with."""
-    early: dict[str, Head] = {}
-    for number, name in enumerate(config.heads):
-        teacher.watch(f"fit {name} (held-out round)", number, 2 * len(config.heads) + 2)
-        if (head := teacher.fit(name, lessons.first if trains(name) else train, rng)) is not None:
-            early[name] = head
-    if not early:
-        raise DataError(f"none of the heads {config.heads} could be fitted on these data")
-    return early
 
 
 def hold_out(data: Dataset, config: FitConfig, *, after: float | None = None) -> Split:
@@ -309,23 +290,6 @@ def _sample_cases(cases: Cases, most: int, rng: np.random.Generator) -> Cases:
     if len(cases) <= most:
         return cases
     return cases.take(np.sort(rng.choice(len(cases), most, replace=False)))
-
-
-def _second_round(
-    teacher: Teacher,
-    name: str,
-    head: Head,
-    data: Dataset,
-    lessons: TrainedOn,
-    config: FitConfig,
-    rng: np.random.Generator,
-) -> Head:
-    """The head to serve: fitted on everything; one that trains goes on from the first round."""
-    if not trains(name) or config.refit == "full":
-        return teacher.fit(name, data, rng) or head
-    if lessons.rest is None:
-        return head
-    return teacher.go_on(name, head, lessons.rest, rng, share=config.refit_share) or head
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,8 @@ class Reasons:
         title = self.catalogue.title(anchor)
         if head in AFTER:
             return f"Often taken right after {title} (in your history)."
+        if head in BESIDE and self.panel.model.unseen[item_idx]:
+            return f"Like what is often taken together with {title} (in your history)."
         if head in BESIDE:
             return f"Often taken together with {title} (in your history)."
         if head == "content":

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 import steerec.kernels as kernels
 from steerec.contracts import About, Floats, History, Indices, Times
@@ -29,6 +30,8 @@ from steerec.heads.linear import (
     spoken,
 )
 from steerec.heads.whitening import Whitening
+
+BLOCK = 500  # items whose likeness to the whole catalogue is held at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +211,47 @@ class Content(HistoryHead):
     def known(self) -> NDArray[np.bool_]:
         """(n_items,): items with a vector or a word."""
         return np.asarray(self._known, np.bool_)
+
+    def look_alikes(
+        self, items: Indices, among: NDArray[np.bool_], *, n: int, sharpness: float
+    ) -> sparse.csr_matrix:
+        """What the items most alike in text to each of these count, in all 1.
+
+        Args:
+            items: whose rows are wanted; others stay empty, as do those without a text.
+            among: (n_items,), which may be named.
+            n: most that are named for an item.
+            sharpness: by which power of e likeness counts.
+        Returns:
+            (n_items, n_items) float32.
+        """
+        among = among & self._known
+        items = items[self._known[items]]
+        n = min(n, int(np.count_nonzero(among)))
+        if n == 0 or len(items) == 0:
+            return sparse.csr_matrix((self.n_items, self.n_items), dtype=np.float32)
+        found = [
+            self._most_alike(items[start : start + BLOCK], among, n)
+            for start in range(0, len(items), BLOCK)
+        ]
+        columns, likeness = (np.concatenate(part) for part in zip(*found, strict=True))
+        share = np.exp(sharpness * (likeness - likeness.max(axis=1, keepdims=True)))
+        share /= share.sum(axis=1, keepdims=True)
+        where = np.repeat(items, n), columns.ravel()
+        shape = (self.n_items, self.n_items)
+        return sparse.csr_matrix((share.ravel().astype(np.float32), where), shape=shape)
+
+    def _most_alike(
+        self, items: Indices, among: NDArray[np.bool_], n: int
+    ) -> tuple[Indices, Floats]:
+        """(len(items), n) the items most like each, and their likeness."""
+        likeness = self.vectors[items] @ self.vectors.T
+        if self.lexical is not None:
+            likeness += np.float32(self.config.lexical_weight) * self.lexical.alike[items].toarray()
+        likeness[:, ~among] = -np.inf
+        likeness[np.arange(len(items)), items] = -np.inf
+        best = np.argpartition(-likeness, n - 1, axis=1)[:, :n].astype(np.int32)
+        return best, np.take_along_axis(likeness, best, axis=1)
 
     def reworded(self, data: Dataset, places: Indices) -> Self:
         """The same where the texts of these items have changed."""
