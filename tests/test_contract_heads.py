@@ -183,6 +183,24 @@ def test_saving_and_loading_gives_equal_scores(name, tmp_path):
 
 
 @every_head
+def test_a_steady_head_says_the_same_at_any_time_whatever_others_do(name):
+    head, others = fitted(name), held_out().histories[7:12]
+    if name in ("transitions", "trending", "repeat", "sequence", "gru"):
+        assert not getattr(head, "steady", False)
+        return
+    assert head.steady
+    states = [head.start(history) for history in some_histories()]
+    before = head.score(states, None, np.full(len(states), world().now))
+    for other in others:
+        head.observe(head.start(other), with_weight(History.of([]), 4, 1.0))
+    after = head.score(states, None, np.full(len(states), world().now + 1e7))
+    np.testing.assert_array_equal(after, before)
+    again = head.score(states[:1], None, np.array([np.nan]))
+    alone = head.score(states[:1], None, np.array([world().now]))
+    np.testing.assert_array_equal(again, alone)
+
+
+@every_head
 def test_same_seed_same_result(name):
     again = fit(name, held_out().train)
     np.testing.assert_array_equal(

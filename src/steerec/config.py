@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import os
 import platform
 import tomllib
@@ -170,6 +171,7 @@ class ServiceConfig:
     burst: int = 100  # calls at once after a pause, where calls_per_s is set
     create_items: bool = True  # events of items that were never written make them
     compiled: bool = True  # answer by compiled loops, once they are loaded; false: by NumPy alone
+    score_cache_mb: float = 64.0  # scores kept for lists asked again, of each tenant; 0: none
     tune_hour: float = 2.5  # hour of the day, UTC, of the nightly `steerec tune`; below 0: never
     refit_hour: float = 3.0  # hour of the day, UTC, of the nightly refit; below 0: never
     refit_events: int = 200  # events after which a service that began with nothing fits first
@@ -190,6 +192,8 @@ class ServiceConfig:
                 f"most_body_bytes={self.most_body_bytes}, calls_per_s={self.calls_per_s}, burst="
                 f"{self.burst}: expected at least 1024, 0 and 1"
             )
+        if not 0 <= self.score_cache_mb < math.inf:
+            raise ConfigError(f"score_cache_mb={self.score_cache_mb}: expected at least 0")
         if max(self.tune_hour, self.refit_hour) >= 24 or self.refit_events < 1:
             raise ConfigError(
                 f"tune_hour={self.tune_hour}, refit_hour={self.refit_hour}, refit_events="
@@ -257,6 +261,7 @@ class Settings:
             default=default,
             create_items=self.service.create_items,
             compiled=self.service.compiled,
+            score_cache_mb=self.service.score_cache_mb,
             pool=self.pool,
             phi=phi,
             tuning=self.tuning,

@@ -383,13 +383,13 @@ class Live:
         return _State(self._over(model, availability), availability, policy, seq, erased_seq=seq)
 
     def _over(self, model: Model, availability: Availability) -> Recommender:
-        pool, allowed = self.config.pool, availability.allowed
         return Recommender(
             model,
-            pool=pool,
+            pool=self.config.pool,
             encoder=self.encoder,
-            available=allowed,
+            available=availability.allowed,
             met=availability.first_met,
+            score_cache_mb=self.config.score_cache_mb,
             compiled=self.config.compiled,
         )
 

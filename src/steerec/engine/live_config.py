@@ -50,12 +50,14 @@ class LiveConfig:
         scenarios: placement → its settings; others, and requests without, are as `default`.
         create_items: whether an event of an item that was never written makes it.
         compiled: whether compiled loops answer once they are loaded.
+        score_cache_mb: see Recommender.
     """
 
     scenarios: Mapping[str, ScenarioConfig] = field(default_factory=dict)
     default: ScenarioConfig = field(default_factory=ScenarioConfig)
     create_items: bool = True
     compiled: bool = False
+    score_cache_mb: float = 64.0
     pool: PoolConfig = field(default_factory=PoolConfig)
     phi: PhiConfig = field(default_factory=PhiConfig)
     tuning: TuningConfig = field(default_factory=TuningConfig)

@@ -12,6 +12,7 @@ import numpy as np
 import steerec.kernels as kernels
 from steerec.contracts import Floats, History, Indices
 from steerec.engine.model import Model
+from steerec.engine.remembered import NOTHING, Remembered, Rows, Said
 from steerec.heads.contract import HistoryHead, Room
 from steerec.kernels import loaded
 
@@ -31,6 +32,7 @@ class Panel:
         failures: head name → how often it was left out since the start.
         compiled: whether compiled loops answer, once they are loaded, for one request at a time.
         slow: heads that failed there and are asked the plain way since.
+        remembered: what steady heads said; cleared by whoever changes a head.
     """
 
     model: Model
@@ -38,11 +40,17 @@ class Panel:
     compiled: bool = False
     slow: set[str] = field(default_factory=set)
     room: Room = field(default_factory=Room)
+    remembered: Remembered = field(default_factory=Remembered)
 
     @property
     def is_compiled(self) -> bool:
         """Whether compiled loops answer now."""
         return self.compiled and loaded()
+
+    def over(self, model: Model) -> "Panel":
+        """A panel of the heads of another model, which goes on counting."""
+        memory = self.remembered.afresh()
+        return Panel(model, self.failures, compiled=self.compiled, remembered=memory)
 
     def start(self, history: History, names: Iterable[str] | None = None) -> States:
         """Each head's state of a user with this history.
@@ -81,21 +89,43 @@ class Panel:
         self._attempt(name, count, before, item_idx, weight, time)
 
     def answers(
-        self, states: States, items: Indices | None, now: float
+        self, states: States, items: Indices | None, now: float, *, lasting: bool = False
     ) -> tuple[tuple[str, ...], Floats]:
         """The heads that answered, and their raw scores (n_heads, n); others are left out.
 
         Args:
             items: (n,) rising; None: the whole catalogue.
+            lasting: whether these states will be asked with again, until their user does something.
         """
+        memory = self.remembered if lasting and self.remembered.most_bytes else None
         if self.is_compiled:
-            names, raw = self._answered(states, items, now, compiled=True)
+            names, raw = self._told(states, items, now, memory, compiled=True)
             if kernels.asking.finite(raw):
                 return names, raw
-        return self._answered(states, items, now, compiled=False)
+        return self._told(states, items, now, memory, compiled=False)
+
+    def _told(
+        self,
+        states: States,
+        items: Indices | None,
+        now: float,
+        memory: Remembered | None,
+        *,
+        compiled: bool,
+    ) -> tuple[tuple[str, ...], Floats]:
+        """The answers, those of steady heads out of the memory if it has them."""
+        if memory is None:
+            return self._answered(states, items, now, NOTHING, compiled=compiled)
+        era, rows = memory.era, memory.rows(states, items, compiled=compiled)
+        names, raw = self._answered(states, items, now, rows, compiled=compiled)
+        if not rows:
+            at, steady = self._steady(names)
+            said = Said(states, items, compiled, steady, raw.take(at, axis=0))
+            memory.keep(said, era=era)
+        return names, raw
 
     def _answered(
-        self, states: States, items: Indices | None, now: float, *, compiled: bool
+        self, states: States, items: Indices | None, now: float, said: Rows, *, compiled: bool
     ) -> tuple[tuple[str, ...], Floats]:
         n = self.model.data.n_items if items is None else len(items)
         raw, names = np.empty((len(self.model.heads), n), np.float32), list[str]()
@@ -103,10 +133,13 @@ class Panel:
             if name not in states:
                 continue
             out = raw[len(names)]
-            if compiled and answer and self._quick(name, answer, states[name], items, now, out):
-                names.append(name)
-            elif (row := self._checked(name, states[name], items, now)) is not None:
+            if (row := said.get(name)) is not None:
                 out[:] = row
+                names.append(name)
+            elif compiled and answer and self._quick(name, answer, states[name], items, now, out):
+                names.append(name)
+            elif (own := self._checked(name, states[name], items, now)) is not None:
+                out[:] = own
                 names.append(name)
         return tuple(names), raw[: len(names)]
 
@@ -119,6 +152,18 @@ class Panel:
     def _answering(self) -> list[tuple[str, Answer | None]]:
         """Each head, and how it answers by compiled loops if it can."""
         return [(name, getattr(head, "answer", None)) for name, head in self.model.heads.items()]
+
+    def _steady(self, names: tuple[str, ...]) -> tuple[Indices, tuple[str, ...]]:
+        """The steady ones of these heads: their rows and names."""
+        if names not in self._steady_of:
+            heads = self.model.heads
+            rows = [at for at, n in enumerate(names) if getattr(heads[n], "steady", False)]
+            self._steady_of[names] = np.array(rows, np.int32), tuple(names[at] for at in rows)
+        return self._steady_of[names]
+
+    @cached_property
+    def _steady_of(self) -> dict[tuple[str, ...], tuple[Indices, tuple[str, ...]]]:
+        return {}
 
     def _quick(
         self,
@@ -141,6 +186,7 @@ class Panel:
             return answer(state, items, now, self.room, out)
         except Exception as e:  # as in `_attempt`; here the head is asked again, the plain way
             self.slow.add(name)
+            self.remembered.clear()  # of compiled loops
             log.warning("head=%s compiled=0 reason=%s: %s", name, type(e).__name__, e)
             return False
 

@@ -67,6 +67,10 @@ class People:
                 self._hold(user_id, found)
             return found
 
+    def holds(self, user_id: str | None, person: Person) -> bool:
+        """Whether the user is held as this person, whose states stay until the next event."""
+        return user_id is not None and self._held.get(user_id) is person
+
     def with_about(self, person: Person, about: About | None) -> Person:
         """The person as one who tells this, which is not kept."""
         if about is None:

@@ -27,6 +27,7 @@ from steerec.engine.panel import Panel
 from steerec.engine.people import People, Person
 from steerec.engine.pool import Pool, PoolConfig
 from steerec.engine.reasons import Reasons
+from steerec.engine.remembered import Remembered
 from steerec.engine.rules import Catalogue
 from steerec.kernels import loaded
 
@@ -73,6 +74,7 @@ class Recommender:
         encoder: the one of the items' texts, for what users say of themselves; None: by words.
         available: Unix seconds → (n_items,), which items may be shown then; None: all.
         met: (n_items,) when each was first seen beside the model's events; None: nobody knows.
+        score_cache_mb: of scores that only their user's own events can change; 0: none are kept.
         compiled: whether compiled loops answer once they are loaded, for one request at a time.
     """
 
@@ -82,6 +84,7 @@ class Recommender:
     encoder: Encoder | None = None
     available: Callable[[float], NDArray[np.bool_]] | None = None
     met: Callable[[], NDArray[np.float64]] | None = None
+    score_cache_mb: float = 0.0
     compiled: bool = False
 
     def recommend(self, query: Query) -> Slate:
@@ -183,6 +186,7 @@ class Recommender:
             live = counted and getattr(head, "counts_live", False)
             told[name] = "exact" if exact and not live else "next fit"
         self._people.forget(user_id)
+        self._panel.remembered.clear()  # heads took something out, or the person's own are there
         return told
 
     def unlearn(self, user_id: str, item_ids: Iterable[str], kept: Iterable[Event]) -> None:
@@ -199,7 +203,7 @@ class Recommender:
             anew: its heads are others: what they made of users so far is of no use to them.
         """
         new = replace(self, model=model)
-        panel = Panel(model, self._panel.failures, compiled=self.compiled)
+        panel = self._panel.over(model)
         new.__dict__["_panel"] = panel
         new.__dict__["_people"] = self._people.moved_to(panel, anew=anew)
         return new
@@ -216,6 +220,11 @@ class Recommender:
     def failures(self) -> Mapping[str, int]:
         """Head name → how often it failed and was left out."""
         return dict(self._panel.failures)
+
+    @property
+    def remembered(self) -> Remembered:
+        """What steady heads said to those who asked lately; do not change it."""
+        return self._panel.remembered
 
     @property
     def slow(self) -> frozenset[str]:
@@ -253,10 +262,9 @@ class Recommender:
         now = self._people.latest() if query.now is None else query.now
         person, skipped = self._who(query, now)
         allowed = self._allowed(query, person, now)
-        items = self._pool.candidates(person.history, person.states, allowed, query.n, now)
-        if items is not None and also is not None:
-            items = np.union1d(items, also).astype(np.int32)
-        names, raw = self._panel.answers(person.states, items, now)
+        items = self._candidates(query, person, allowed, now, also)
+        held = self._people.holds(query.user_id, person)
+        names, raw = self._panel.answers(person.states, items, now, lasting=held)
         items = self._all_items if items is None else items
         phi = self._phi(query, person.history, now)
         weights = self._of(self._weights(phi, theta, turn), names)
@@ -280,6 +288,20 @@ class Recommender:
             skipped=skipped,
             left_out=tuple(name for name in self.model.heads if name not in names),
         )
+
+    def _candidates(
+        self,
+        query: Query,
+        person: Person,
+        allowed: NDArray[np.bool_],
+        now: float,
+        also: Indices | None,
+    ) -> Indices | None:
+        """The items to score, rising; None: the whole catalogue."""
+        items = self._pool.candidates(person.history, person.states, allowed, query.n, now)
+        if items is None or also is None:
+            return items
+        return np.union1d(items, also).astype(np.int32)
 
     def _weights(
         self, phi: NDArray[np.float64], theta: NDArray[np.float64] | None, turn: Turn | None
@@ -412,7 +434,8 @@ class Recommender:
 
     @cached_property
     def _panel(self) -> Panel:
-        return Panel(self.model, compiled=self.compiled)
+        memory = Remembered(most_bytes=int(self.score_cache_mb * 1e6))
+        return Panel(self.model, compiled=self.compiled, remembered=memory)
 
     @cached_property
     def _people(self) -> People:

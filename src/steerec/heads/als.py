@@ -71,6 +71,7 @@ class Als(HistoryHead):
     """
 
     name: ClassVar[str] = "als"
+    steady: ClassVar[bool] = True
     config: AlsConfig
     factors: Floats
     known: NDArray[np.bool_]

@@ -81,6 +81,7 @@ class Autoregressive(HistoryHead):
     """
 
     name: ClassVar[str] = "autoregressive"
+    steady: ClassVar[bool] = True
     config: AutoregressiveConfig
     scales: tuple[float, ...]
     weights: tuple[Weights, ...]

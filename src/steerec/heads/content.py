@@ -68,6 +68,7 @@ class Content(HistoryHead):
     """
 
     name: ClassVar[str] = "content"
+    steady: ClassVar[bool] = True
     config: ContentConfig
     vectors: Floats
     lexical: Lexical | None

@@ -162,6 +162,7 @@ class HistoryHead:
 
     keep: ClassVar[int] = 1_000  # newest events kept in a state
     counts_live: ClassVar[bool] = False  # whether `observe` changes what is shared
+    steady: ClassVar[bool] = False  # whether nothing but state, `forget` and growth moves scores
 
     def start(self, history: History) -> History:
         """See Head."""

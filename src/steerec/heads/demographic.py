@@ -52,6 +52,7 @@ class Demographic(HistoryHead):
     """
 
     name: ClassVar[str] = "demographic"
+    steady: ClassVar[bool] = True
     config: DemographicConfig
     segments: Segments
     lift: Floats

@@ -81,6 +81,7 @@ class Ease(HistoryHead):
     """
 
     name: ClassVar[str] = "ease"
+    steady: ClassVar[bool] = True
     config: EaseConfig
     weights: Weights
     known: np.ndarray

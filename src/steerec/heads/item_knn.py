@@ -92,6 +92,7 @@ class ItemKnn(HistoryHead):
     """
 
     name: ClassVar[str] = "item_knn"
+    steady: ClassVar[bool] = True
     config: ItemKnnConfig
     similarity: sparse.csr_matrix
     known: NDArray[np.bool_]

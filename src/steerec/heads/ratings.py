@@ -65,6 +65,7 @@ class Ratings(HistoryHead):
     """
 
     name: ClassVar[str] = "ratings"
+    steady: ClassVar[bool] = True
     config: RatingsConfig
     mean: Doubles
     loadings: Doubles

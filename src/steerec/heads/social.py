@@ -42,6 +42,7 @@ class Social(HistoryHead):
     """
 
     name: ClassVar[str] = "social"
+    steady: ClassVar[bool] = True
     config: SocialConfig
     friends: sparse.csr_matrix
     taken: sparse.csr_matrix

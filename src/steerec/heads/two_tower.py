@@ -173,6 +173,7 @@ class TwoTower:
     """
 
     name: ClassVar[str] = "two_tower"
+    steady: ClassVar[bool] = True
     trains: ClassVar[bool] = True
     config: TwoTowerConfig
     net: Towers

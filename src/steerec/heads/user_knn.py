@@ -75,6 +75,7 @@ class UserKnn(HistoryHead):
     """
 
     name: ClassVar[str] = "user_knn"
+    steady: ClassVar[bool] = True
     config: UserKnnConfig
     rows: sparse.csr_matrix
     owner: Indices

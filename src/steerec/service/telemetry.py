@@ -156,6 +156,24 @@ class _Engines:
             if tenant.store.database.path is not None:  # a server would have to be asked
                 size.add_metric((), tenant.store.database.n_bytes())
         yield from (applied, failures, slow, seq, items, away, vectors, size)
+        yield from _kept_scores(tenants)
+
+
+def _kept_scores(tenants: Iterable["Tenant"]) -> Iterator[Metric]:
+    lists = CounterMetricFamily(
+        "steerec_score_cache",
+        "Lists of users with a history, by whether the scores of steady heads were kept",
+        labels=("tenant", "found"),
+    )
+    size = GaugeMetricFamily(
+        "steerec_score_cache_bytes", "Scores kept for lists asked again", labels=("tenant",)
+    )
+    for tenant in tenants:
+        kept = tenant.live.recommender.remembered
+        lists.add_metric((tenant.name, "kept"), kept.hits)
+        lists.add_metric((tenant.name, "asked"), kept.misses)
+        size.add_metric((tenant.name,), kept.n_bytes)
+    yield from (lists, size)
 
 
 class JsonLines(logging.Formatter):
