@@ -9,9 +9,10 @@ import pytest
 import steerec.engine.evaluate as running
 from steerec.data.tables import Tables
 from steerec.engine.evaluate import commit, evaluate, machine, peak_rss_mib
-from steerec.engine.foretell import foretell
+from steerec.engine.foretell import LIVE_BATCH, foretell
 from steerec.engine.model import FitConfig, fit
 from steerec.engine.pool import PoolConfig
+from steerec.errors import ConfigError
 from steerec.evaluation.protocols import prepare
 from worlds import shop
 
@@ -26,6 +27,7 @@ TRACKS = [
     ("basket", "all"),
     ("basket", "new"),
     ("stream", "live"),
+    ("stream", "refit"),
 ]
 
 
@@ -205,6 +207,34 @@ def test_a_stream_is_told_by_windows_with_the_cost_of_updates(results, monkeypat
     windows = running._windows(values)
     assert [w["n"] for w in windows] == [100] * (n // 100) + [n % 100] * (n % 100 > 0)
     assert windows[1]["blend"]["ndcg@10"] == np.mean(range(100, 200))
+
+
+def test_a_stream_with_refits_is_fitted_anew_on_what_came_before_by_quarters(results, monkeypatch):
+    task, fits = task_of("stream", "refit"), []
+    fit_once = running.fit
+    monkeypatch.setattr(
+        running, "fit", lambda data, *a, **k: fits.append(data) or fit_once(data, *a, **k)
+    )
+    told = evaluate(task, FitConfig(heads=HEADS))
+    assert "refits" not in results("stream", "live")
+    rows, cases = told["refits"], task.split.cases
+    assert len(rows) >= 3
+    order = cases.data.by_time()
+    assert [data.n_events for data in fits] == [
+        task.split.train.n_events,
+        *(r["events"] for r in rows),
+    ]
+    for data, before, row in zip(fits[1:], fits, rows, strict=False):
+        assert 1.25 * before.n_events <= data.n_events < 1.25 * before.n_events + LIVE_BATCH
+        first = cases.data.row[cases.stop[row["case"]]]  # of the first case that it foretells
+        assert first not in data.row
+        assert set(data.row.tolist()) == set(cases.data.row[order[: data.n_events]].tolist())
+    assert told["results"]["popularity"] == results("stream", "live")["results"]["popularity"]
+
+
+def test_no_ablation_of_a_blend_that_is_fitted_anew():
+    with pytest.raises(ConfigError, match="ask for track live"):
+        evaluate(task_of("stream", "refit"), FitConfig(heads=HEADS), ablation=True)
 
 
 def test_above_the_pool_limit_the_pooled_figure_stands_beside(results):

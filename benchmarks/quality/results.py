@@ -214,6 +214,13 @@ def stream_lines(ours: Row, outside: Row) -> Iterable[str]:
         f"{rate:,.0f} events/s; one update of all heads takes {updates['median_ms']:.2f} ms in "
         f"the median (goal 1), {updates['p99_ms']:.2f} ms at p99.\n"
     )
+    if refits := ours.get("refits"):
+        seconds = sum(row["seconds"] for row in refits)
+        yield (
+            f"Everything was fitted anew {len(refits)} times on the way, on "
+            f"{refits[0]['events']:,} to {refits[-1]['events']:,} events, in {seconds:,.0f} s in "
+            "all; the best head, too.\n"
+        )
 
 
 def _our_rows(ours: Row | None, second: str) -> Iterable[str]:

@@ -62,7 +62,7 @@ def conditions(threads: int | None = None) -> dict[str, Any]:
 def run_product(name: str, scenario: Scenario, options: argparse.Namespace) -> None:
     """`steerec evaluate` in a process of its own, so that seconds and memory are the product's."""
     data_dir, seed, threads = options.data_dir, options.seed, options.threads
-    ablation = not options.no_ablation
+    ablation = not options.no_ablation and scenario.track != "refit"
     around = conditions(threads)
     known = scenario.data in PUBLIC_SETS
     with tempfile.TemporaryDirectory() as folder:

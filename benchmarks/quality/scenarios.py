@@ -67,4 +67,6 @@ SCENARIOS: dict[str, Scenario] = {
     "P4-ml-100k": Scenario("ml-100k", "stream", "live", peers=False),
     "P4-ml-1m": Scenario("ml-1m", "stream", "live", peers=False),
     "P4-online-retail": Scenario("online-retail", "stream", "live", peers=False),
+    "P4-ml-100k-refit": Scenario("ml-100k", "stream", "refit", peers=False),
+    "P4-ml-1m-refit": Scenario("ml-1m", "stream", "refit", peers=False),
 }

@@ -5,17 +5,20 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from steerec.data.dataset import Dataset
 from steerec.engine.ablation import without_each
 from steerec.engine.blend import Examples
 from steerec.engine.foretell import WARM_ONLY, Beside, Tally, foretell
 from steerec.engine.lessons import Aids
 from steerec.engine.model import FitConfig, Model, Progress, fit
+from steerec.errors import ConfigError
 from steerec.evaluation.intervals import Bootstrap, compare_all, intervals
 from steerec.evaluation.metrics import (
     calibration,
@@ -55,8 +58,14 @@ def evaluate(
     Args:
         ablation: also measure the blend without each head, with weights fitted anew.
     Raises:
+        ConfigError: if `ablation` is asked for and the blend is another one after each fit.
         DataError: if the training part is too small to fit anything.
     """
+    if ablation and task.refits:
+        raise ConfigError(
+            f"ablation with track {task.track}: the blend is another one after each new fit: ask "
+            "for track live, or leave the ablation out"
+        )
     rng = np.random.default_rng(seed)
     config = replace(
         config,
@@ -72,13 +81,20 @@ def evaluate(
     fitted = time.perf_counter()
     less = without_each(model, kept.pop(), config.blend) if ablation else {}
     refitted = time.perf_counter()
-    beside = Beside(config.pool, less)
+    anew = partial(_anew, config, rng.spawn(1)[0], progress) if task.refits else None
+    beside = Beside(config.pool, less, anew)
     tally = foretell(task, model, rng, beside=beside, progress=progress)
     result = _told(task, model, tally, rng)
     result["seconds"] = {"fit": fitted - began, "evaluate": time.perf_counter() - refitted}
     if less:
         result["seconds"]["ablation"] = refitted - fitted
     return {"seed": seed, **result}
+
+
+def _anew(
+    config: FitConfig, rng: np.random.Generator, progress: Progress | None, data: Dataset
+) -> Model:
+    return fit(data, config, rng.spawn(1)[0], progress=progress)
 
 
 def _told(task: Task, model: Model, tally: Tally, rng: np.random.Generator) -> dict[str, Any]:
@@ -108,6 +124,8 @@ def _told(task: Task, model: Model, tally: Tally, rng: np.random.Generator) -> d
     if task.protocol == "stream":
         result["windows"] = _windows(values)
         result["updates"] = _updates(tally)
+    if tally.refits:
+        result["refits"] = tally.refits
     if tally.without:
         result["ablation"] = _ablation(task, values["blend"], tally, rng)
     return result

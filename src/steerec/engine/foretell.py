@@ -1,7 +1,7 @@
 """Foretelling a protocol's cases one after the other, and what is collected on the way."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from steerec.contracts import Floats, Indices
+from steerec.data.dataset import Dataset
 from steerec.data.split import Cases
 from steerec.engine.model import Model, Progress, batches, rankable
 from steerec.engine.panel import Panel
@@ -16,11 +17,13 @@ from steerec.engine.pool import Pool, PoolConfig
 from steerec.evaluation.protocols import DAY_S, RECENT_DAYS, Task, recent_counts
 from steerec.evaluation.ranks import ranks_of, top_lists
 from steerec.evaluation.reliability import Reliability
+from steerec.heads.contract import unwatched
 
 Values = NDArray[np.float64]
 LISTED_CASES = 5_000  # cases whose lists are kept for coverage, novelty and diversity
 CHECKED_CASES = 2_000  # cases on which chances are compared with what came
 LIVE_BATCH = 128  # cases foretold before their events are learnt: never later than the truth
+GROWN = 0.25  # events learnt since the last fit, over those of that fit: then a new one is due
 WARM_ONLY = "blend_warm_only"  # the blend where cold items are never ranked
 
 
@@ -35,6 +38,7 @@ class Tally:
         without: head → one array a batch, ranks by the blend without it.
         reliability: the blend and each head → the chances given and what came.
         update_s: seconds of each live update of all heads.
+        refits: of each new fit: the case before which it came, its events, and its seconds.
     """
 
     rank: dict[str, list[Values]] = field(default_factory=dict)
@@ -43,19 +47,22 @@ class Tally:
     without: dict[str, list[Values]] = field(default_factory=dict)
     reliability: dict[str, Reliability] = field(default_factory=dict)
     update_s: list[float] = field(default_factory=list)
+    refits: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Beside:
-    """What is measured beside the model itself.
+    """What is measured beside the model itself, and how it is made anew.
 
     Attributes:
         pool: which items serving would score; where not all, the loss is measured too.
         less: head → the model without it.
+        anew: fits on the events so far, whenever they have grown by a quarter; None: never.
     """
 
     pool: PoolConfig = field(default_factory=PoolConfig)
     less: Mapping[str, Model] = field(default_factory=dict)
+    anew: Callable[[Dataset], Model] | None = None
 
 
 def foretell(
@@ -67,7 +74,7 @@ def foretell(
     progress: Progress | None = None,
 ) -> Tally:
     """Score all cases in order; on a live track learn each batch's events after it."""
-    beside = beside or Beside()
+    beside, tell = beside or Beside(), progress or unwatched
     cases, tally = task.split.cases, Tally()
     served = Pool(Panel(model), beside.pool)
     baselines = _Baselines.of(task)
@@ -75,8 +82,10 @@ def foretell(
     checked = _some(len(cases), CHECKED_CASES, rng.spawn(1)[0])
     feed = Feed(task, model) if task.live else None
     for start, stop in _ranges(cases, model, live=task.live):
-        if progress:
-            progress("foretell", start, len(cases))
+        if feed and beside.anew and feed.has_grown:
+            model, feed = _fitted_anew(task, feed, beside.anew, tally, start)
+            served = Pool(Panel(model), beside.pool)
+        tell("foretell", start, len(cases))
         histories, now = cases.histories(start, stop), cases.now[start:stop]
         raw, z, blend = model.scores(histories, None, now)
         asked = _Asked.of(task, start, stop)
@@ -95,9 +104,19 @@ def foretell(
         if feed:
             tally.update_s += feed.learn_until(stop)
     tally.lists["__cases__"] = [np.flatnonzero(listed).astype(np.int32)]
-    if progress:
-        progress("foretell", len(cases), len(cases))
+    tell("foretell", len(cases), len(cases))
     return tally
+
+
+def _fitted_anew(
+    task: Task, feed: "Feed", anew: Callable[[Dataset], Model], tally: Tally, case: int
+) -> tuple[Model, "Feed"]:
+    """The model of all events so far, and what feeds it from here on."""
+    began, so_far = time.perf_counter(), feed.so_far
+    model = anew(task.split.cases.data.take(so_far))
+    seconds = time.perf_counter() - began
+    tally.refits.append({"case": case, "events": int(so_far.sum()), "seconds": seconds})
+    return model, Feed(task, model, so_far)
 
 
 def _some(n_cases: int, most: int, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -195,18 +214,33 @@ def _ranges(cases: Cases, model: Model, *, live: bool) -> Iterator[tuple[int, in
 
 
 class Feed:
-    """Gives the heads the events after training, in order of time, as the cases go by."""
+    """Gives the heads the events after training, in order of time, as the cases go by.
 
-    def __init__(self, task: Task, model: Model) -> None:
+    Args:
+        fitted: (n_events,) those that the heads were fitted on; None: those of training.
+    """
+
+    def __init__(self, task: Task, model: Model, fitted: NDArray[np.bool_] | None = None) -> None:
         self._cases, self._heads = task.split.cases, model.heads
         data = self._cases.data
-        trained = np.zeros(data.n_events, bool)
-        trained[np.isin(data.row, task.split.train.row)] = True
+        trained = np.isin(data.row, task.split.train.row) if fitted is None else fitted
         order = data.by_time()
-        self._order = order[~trained[order]]
+        self._fitted, self._order = trained, order[~trained[order]]
         self._place = np.empty(data.n_events, np.int64)
         self._place[order] = np.arange(data.n_events)
         self._next = 0
+
+    @property
+    def so_far(self) -> NDArray[np.bool_]:
+        """(n_events,): those fitted on, and those learnt since."""
+        known = self._fitted.copy()
+        known[self._order[: self._next]] = True
+        return known
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether enough was learnt since the fit for a new one."""
+        return bool(self._next >= GROWN * np.count_nonzero(self._fitted))
 
     def learn_until(self, case: int) -> list[float]:
         """Observe all events up to that of the case before this one; seconds of each."""

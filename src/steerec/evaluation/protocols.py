@@ -30,7 +30,7 @@ TRACKS: Mapping[str, tuple[str, ...]] = {
     "loo": ("time-blind", "time-aware"),
     "successive": ("frozen", "live"),
     "basket": ("all", "new"),
-    "stream": ("live",),
+    "stream": ("live", "refit"),
     "cold": ("time-blind", "time-aware"),
 }
 DAY_S = 86_400.0
@@ -51,6 +51,7 @@ class Task:
         holdout: how the fit sets its own cases aside, as the protocol does.
         repeats: whether items of the user's history are ranked.
         live: whether what the product updates online may learn each event after it was foretold.
+        refits: whether everything is fitted anew, on the events so far, as their number grows.
         cold: (n_items,) the items whose events were taken away; None: none were.
         notes: what a reader of the figures must know.
     """
@@ -62,6 +63,7 @@ class Task:
     repeats: bool
     only_new: bool = False
     live: bool = False
+    refits: bool = False
     cold: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
 
@@ -216,7 +218,13 @@ def _stream(tables: Tables, track: str, _: str) -> Task:
     early[order[:warm]] = True
     cases = single_targets(data, order[warm:])
     return Task(
-        "stream", track, Split(data.take(early), cases), "time", data.has_repeats, live=True
+        "stream",
+        track,
+        Split(data.take(early), cases),
+        "time",
+        data.has_repeats,
+        live=True,
+        refits=track == "refit",
     )
 
 

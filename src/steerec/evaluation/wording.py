@@ -60,6 +60,8 @@ TRACKS: Mapping[str, str] = {
     "time-aware": "The moment of the request was known to the models, as it is in use.",
     "frozen": "Models learnt nothing after the cut; only the user's own history grew.",
     "live": "Models went on learning after the cut, each event after it was predicted.",
+    "refit": "Models learnt each event after it was predicted, and were fitted anew on all events "
+    "so far whenever these had grown by a quarter.",
     "all": "Items bought before counted as well.",
     "new": "Only items the user had not bought before were looked for and ranked.",
 }
