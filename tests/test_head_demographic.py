@@ -61,6 +61,26 @@ def test_lifts_of_one_column_are_dirichlet_means_by_hand():
     np.testing.assert_allclose(np.exp(head.popularity), [0.5, 0.25, 0.25], rtol=1e-6)
 
 
+def test_what_everybody_takes_is_counted_live_once_for_each_person():
+    head, before = fit(sexes(50)), History.of([0, 2], 50)
+    again = fit(village([*[({"sex": "f"}, [0, 1])] * 50, *[({"sex": "m"}, [0, 2, 1])] * 50]))
+    for man in range(50, 100):
+        head.observe(History.of([0, 2], man), History.of([1, 0], man))  # 0 is no news
+    np.testing.assert_allclose(head.takers, again.takers)
+    np.testing.assert_allclose(head.popularity, again.popularity, rtol=1e-6)
+    some = np.array([1, 2], np.int32)
+    np.testing.assert_array_equal(head.score([before], some, NOW)[0], score(head, 50)[some])
+
+
+def test_a_new_item_is_scored_once_somebody_took_it():
+    data = sexes(50)
+    head = fit(data).grown(village([({"sex": "f"}, [0])], n_items=4))
+    assert np.isnan(score(head, 0)[3])
+    head.observe(History.of([0, 1], 0), History.of([3], 0))
+    assert score(head, 0)[3] == pytest.approx(np.log(1 / 201), rel=1e-5)
+    assert score(head, 0)[3] == score(head, 99)[3]
+
+
 def test_little_evidence_is_pulled_towards_everybody():
     rng = np.random.default_rng(1)
     people = [

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -43,21 +43,23 @@ class DemographicConfig:
 class Demographic(HistoryHead):
     """Scores an item by its popularity in all segments a user belongs to, their effects added.
 
-    It reads who the user is, never what they did, so a history changes nothing.
+    It reads who the user is, never what they did, so a history changes nothing. What everybody
+    takes is counted live, so that it grows no older than other heads' counts; lifts wait.
 
     Attributes:
         lift: (n_segments, n_items) float32, log of the segment's share of an item over everybody's.
-        popularity: (n_items,) float32, log of the item's share, NaN where it has no event.
+        takers: (n_items,) float64, users who took the item.
         members: (n_users, n_segments) float32, who belongs where.
     """
 
     name: ClassVar[str] = "demographic"
-    steady: ClassVar[bool] = True
+    counts_live: ClassVar[bool] = True
     config: DemographicConfig
     segments: Segments
     lift: Floats
-    popularity: Floats
+    takers: NDArray[np.float64]
     members: sparse.csr_matrix
+    _popularity: Floats | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Rows one after the other, as they are asked for."""
@@ -66,7 +68,20 @@ class Demographic(HistoryHead):
     @property
     def n_items(self) -> int:
         """Items in the catalogue."""
-        return len(self.popularity)
+        return len(self.takers)
+
+    @property
+    def popularity(self) -> Floats:
+        """(n_items,) float32, log of the item's share, NaN where nobody took it."""
+        if (known := self._popularity) is None:  # the same until another event is counted
+            known = self._popularity = self._log_share(self.takers)
+        return known
+
+    def _log_share(self, takers: NDArray[np.float64]) -> Floats:
+        """(n,) float32 for items with so many takers."""
+        with np.errstate(divide="ignore"):
+            share = np.log(takers / max(self.takers.sum(), 1.0))
+        return np.where(takers > 0, share, np.nan).astype(np.float32)
 
     @classmethod
     def fit(cls, data: Dataset, config: DemographicConfig, rng: np.random.Generator) -> Self:
@@ -87,16 +102,35 @@ class Demographic(HistoryHead):
                 "events, or all share it: give columns that tell users apart, or lower least_users"
             )
         members = segments.table(data.users)
-        count = np.asarray(liked.sum(axis=0), np.float64).ravel()
-        with np.errstate(divide="ignore"):
-            popularity = np.where(count > 0, np.log(count / count.sum()), np.nan)
+        takers = np.asarray(liked.sum(axis=0), np.float64).ravel()
         lift = _lifts(members, liked, segments.column)
-        return cls(config, segments, lift, popularity.astype(np.float32), members)
+        return cls(config, segments, lift, takers, members)
+
+    def observe(self, state: History, event: History) -> None:
+        """See Head: who takes an item for the first time counts as one of its takers."""
+        rows = event.item_idx.tolist(), event.weight.tolist(), event.time.tolist()
+        for item_idx, weight, time in zip(*rows, strict=True):
+            self.count(state, item_idx, weight, time)
+
+    def count(self, before: History, item_idx: int, weight: float, time: float) -> None:
+        """See Counts."""
+        if weight <= 0 or not 0 <= item_idx < self.n_items:
+            return
+        if ((before.item_idx == item_idx) & (before.weight > 0)).any():
+            return
+        self.takers[item_idx] += 1.0
+        self._popularity = None
+
+    def grown(self, data: Dataset) -> Self:
+        """See Head: new items begin without takers, and are alike to all segments."""
+        more = data.n_items - self.n_items
+        lift = np.pad(self.lift, ((0, 0), (0, more)))
+        return replace(self, lift=lift, takers=np.pad(self.takers, (0, more)))
 
     def score(self, states: Sequence[History], items: Indices | None, now: Times) -> Floats:
         """See Head: log of the item's share among people like this one; NaN for who is unknown."""
         rows = self._rows(states)
-        popularity = self.popularity if items is None else self.popularity[items]
+        popularity = self.popularity if items is None else self._log_share(self.takers[items])
         return blank(ask(rows, self.lift, items) + popularity, rows)
 
     def answer(
@@ -107,7 +141,7 @@ class Demographic(HistoryHead):
         out.fill(0.0)
         if not add_products(rows, np.ones(len(rows), np.float32), self.lift, items, room, out):
             return False
-        out += self.popularity
+        out += self.popularity if items is None else self._log_share(self.takers[items])
         if len(rows) == 0:
             out.fill(np.nan)
         return True
@@ -120,7 +154,7 @@ class Demographic(HistoryHead):
             "edges": self.segments.edges,
         }
         (folder / "demographic.json").write_text(json.dumps(about, ensure_ascii=False), "utf-8")
-        np.savez(folder / "demographic.npz", lift=self.lift, popularity=self.popularity)
+        np.savez(folder / "demographic.npz", lift=self.lift, takers=self.takers)
         sparse.save_npz(folder / "members.npz", self.members)
 
     @classmethod
@@ -133,9 +167,9 @@ class Demographic(HistoryHead):
             {column: tuple(edges) for column, edges in about["edges"].items()},
         )
         with np.load(folder / "demographic.npz", allow_pickle=False) as stored:
-            lift, popularity = stored["lift"], stored["popularity"]
+            lift, takers = stored["lift"], stored["takers"]
         members = sparse.load_npz(folder / "members.npz")
-        return cls(DemographicConfig(**config), segments, lift, popularity, members)
+        return cls(DemographicConfig(**config), segments, lift, takers, members)
 
     def _rows(self, states: Sequence[History]) -> Rows:
         """(len(states), n_segments): the segments of each user, none for one never seen."""
