@@ -380,10 +380,10 @@ class Recommender:
         extra = np.zeros(len(items))
         if not self._any_unseen:
             return extra
-        new = self.model.unseen[items]
-        if new.any():
+        new = np.flatnonzero(self.model.unseen[items])
+        if len(new):
             more, nats = self._for_unseen(names)
-            extra[new] = more @ z[:, new] + nats
+            extra[new] = more @ z.take(new, axis=1) + nats
         return extra
 
     def _for_unseen(self, names: tuple[str, ...]) -> tuple[NDArray[np.float64], float]:
