@@ -209,7 +209,7 @@ def test_exploration_keeps_to_its_budget_and_to_the_guards_limits(
 
 def test_exploring_costs_no_more_than_the_budget_of_the_scenario(store):
     """Against the best list, on requests that the temperature was not found on."""
-    budgets, open_dial = {"home": 0.1, "cart": 0.02}, {"temperature": (0.001, 5.0)}
+    budgets, open_dial = {"home": 0.08, "cart": 0.02}, {"temperature": (0.001, 5.0)}
     exploration = ExplorationConfig(scenarios=budgets, lowest=0.001, highest=5.0)
     guard = replace(TUNING.guard, dials=open_dial, dial_step=1.0)
     tuning = replace(TUNING, exploration=exploration, guard=guard)

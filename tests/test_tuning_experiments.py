@@ -1,4 +1,4 @@
-"""Experiments, interleaving and shadow; position bias; temperature within a budget."""
+"""Experiments, interleaving and shadow; temperature within a budget."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from steerec.errors import ConfigError, DataError
+from steerec.errors import ConfigError
 from steerec.tuning.experiments import (
     Experiment,
     check_split,
@@ -20,7 +20,6 @@ from steerec.tuning.experiments import (
     team_draft,
 )
 from steerec.tuning.exploration import ExplorationConfig, lost_share, temperature
-from steerec.tuning.position import PositionConfig, position_bias
 
 HALVES = Experiment("spring", {"control": 0.5, "bold": 0.3, "mild": 0.2}, "clicks_per_user")
 
@@ -172,50 +171,6 @@ def test_a_shadow_list_is_compared_with_the_one_shown():
     by_hand = weights @ np.array([1, 1 / 2, 2 / 3, 3 / 4]) / weights.sum()
     assert found.rank_overlap == pytest.approx(by_hand)
     assert shadow([], []).overlap == 1.0
-
-
-# Position bias
-
-
-def placed(n, rng, *, slope=1.0, shuffled=0.0):
-    """Lists of 5 in order of a score that also knows what the given one does not."""
-    relevance = rng.normal(size=(n, 5))
-    known = relevance + 0.5 * rng.normal(size=(n, 5))
-    mixed = rng.random(n) < shuffled
-    order = np.argsort(-relevance, axis=1)
-    order[mixed] = rng.permuted(order[mixed], axis=1)
-    relevance = np.take_along_axis(relevance, order, axis=1)
-    known = np.take_along_axis(known, order, axis=1)
-    bias = np.array([0.0, -0.5, -0.8, -0.7, -1.2])  # the fourth is better than the third
-    clicks = rng.random((n, 5)) < special.expit(-1.0 + slope * relevance + bias)
-    place = np.broadcast_to(np.arange(1, 6), (n, 5))
-    return place.ravel(), clicks.ravel() * 1.0, known.ravel(), np.repeat(mixed, 5), bias
-
-
-def test_places_drawn_at_random_give_the_bias_that_ranked_ones_overstate():
-    place, click, score, mixed, bias = placed(30_000, np.random.default_rng(4), shuffled=0.2)
-    config = PositionConfig(n_positions=5)
-    ranked = position_bias(place, click, score, config=config)
-    random = position_bias(place, click, score, randomised=mixed, config=config)
-    assert np.abs(random.log_odds - bias).max() < 0.12
-    assert ranked.log_odds[4] < bias[4] - 0.15
-    assert random.log_odds[3] > random.log_odds[2] - 0.05  # not forced to fall
-    assert (np.abs(random.log_odds - bias) < 4 * random.sd + 0.05).all()
-
-
-def test_with_few_rows_the_bias_is_the_prior():
-    found = position_bias(np.array([1, 2]), np.array([1.0, 0.0]), np.zeros(2))
-    assert found.log_odds[0] == 0
-    assert (np.diff(found.log_odds) < 0).all()
-    rare = position_bias(np.arange(1, 11), np.full(10, 0.01), np.zeros(10))
-    np.testing.assert_allclose(rare.log_odds, -0.7 * np.log(np.arange(1, 11)), atol=0.1)
-
-
-def test_a_log_that_cannot_be_read_is_an_error():
-    with pytest.raises(DataError, match="0 rows"):
-        position_bias(np.zeros(0, int), np.zeros(0), np.zeros(0))
-    with pytest.raises(DataError, match="finite"):
-        position_bias(np.ones(1, int), np.array([np.nan]), np.zeros(1))
 
 
 # Exploration

@@ -25,6 +25,7 @@ from tuning_worlds import (
     EVEN,
     FEATURES,
     HEADS,
+    INDEPENDENT,
     PLACES,
     TRUTH,
     LogisticWorld,
@@ -35,7 +36,7 @@ from tuning_worlds import (
     tuner,
 )
 
-PRIOR = Prior(EVEN, 10.0, rate=0.2)
+PRIOR = Prior(EVEN, 10.0, rate=0.2, gamma=1.0)
 CONFIG = LearnerConfig(surer=1.0, evidence_steps=0, trust=1.0)
 
 
@@ -81,7 +82,7 @@ def test_sums_are_those_of_one_row_after_the_other(world):
 
 def test_one_row_of_one_head_moves_theta_as_computed_by_hand():
     design = Design(1, 1, (0,), 1)
-    one = Learner(design, Prior(np.array([[1.0]]), 4.0, rate=0.5), CONFIG, now=0.0)
+    one = Learner(design, Prior(np.array([[1.0]]), 4.0, rate=0.5, gamma=1.0), CONFIG, now=0.0)
     sums = Sums(design, one.epoch, worker="a")
     sums.observe(Observed.slate(np.array([[2.0]]), np.ones(1), np.ones(1)))
     one.add([sums.take()])
@@ -136,6 +137,28 @@ def test_a_known_theta_is_recovered(world):
     np.testing.assert_allclose(epoch.gamma * epoch.theta, TRUTH, atol=0.35)
     level = epoch.b_position + epoch.b_context[0]
     np.testing.assert_allclose(level, -1.5 - 0.7 * np.log(np.arange(1, 6)), atol=0.45)
+
+
+def test_what_a_place_is_worth_is_told_from_what_stood_there():
+    """Lists drawn by their scores with chance, clicked for what the scores do not know too."""
+    rng, bias = np.random.default_rng(4), np.array([0.0, -0.5, -0.8, -0.7, -1.2])
+    config = LearnerConfig(**INDEPENDENT)
+    design = Design(1, 1, (0,), PLACES)
+    prior = Prior(np.ones((1, 1)), 10.0, rate=0.3)
+    found = OnlineTuner(Learner(design, prior, config, now=0.0))
+    slates = []
+    for _ in range(6_000):
+        z = rng.normal(size=(PLACES, 1))
+        z = z[np.argsort(-(z[:, 0] + rng.gumbel(size=PLACES)))]
+        log_odds = -1.0 + z[:, 0] + 0.5 * rng.normal(size=PLACES) + bias
+        clicks = (rng.random(PLACES) < special.expit(log_odds)) * 1.0
+        slates.append(Observed.slate(z, np.ones(1), clicks))
+    teach(found, slates, every=200)
+    places = found.epoch.b_position - found.epoch.b_position[0]
+    assert np.abs(places - bias).max() < 0.15
+    assert places[3] > places[2] - 0.05  # not forced to fall
+    rare = Prior(np.ones((1, 1)), 10.0, rate=0.01).epoch(design, 0.0)  # before the first click
+    np.testing.assert_allclose(rare.b_position, -0.7 * np.log(np.arange(1, 6)), atol=0.1)
 
 
 def test_columns_that_are_not_learnt_keep_the_offline_weights(world):
@@ -465,18 +488,18 @@ def test_a_persons_offset_turns_towards_their_own_taste_and_stays_short(world):
     assert (offset.within(np.zeros(HEADS)) == 0).all()
 
 
-def test_twenty_impressions_are_half_believed():
+def test_twenty_lists_of_ten_are_half_believed():
     design = Design(1, 1, (0,), 1)
-    epoch = Prior(np.array([[4.0]]), rate=0.5).epoch(design, 0.0)
+    epoch = Prior(np.array([[4.0]]), rate=0.5, gamma=1.0).epoch(design, 0.0)
     # Foretold at .5; .51 is what an offset of .4 would make of z = .1.
     row = Observed(
         np.array([[0.1]]), np.ones((1, 1)), np.ones(1), np.array([0.51]), extra=np.array([-0.4])
     )
     offset = Offset.none(1)
-    for _ in range(20):
+    for _ in range(200):
         offset = offset.after(row, epoch)
     assert offset.value[0] == pytest.approx(0.2, rel=0.05)
-    assert offset.rows == pytest.approx(20, rel=0.05)
+    assert offset.rows == pytest.approx(400 * (1 - np.exp(-0.5)), rel=0.05)  # old ones fade
 
 
 # Rivals

@@ -14,6 +14,14 @@ HEADS, FEATURES, PLACES = 3, 2, 5
 DESIGN = Design(HEADS, FEATURES, (0, 1), PLACES)
 TRUTH = np.array([[1.2, 0.5], [0.1, 0.6], [0.4, -0.9]])
 EVEN = np.array([[0.5, 0.0]] * HEADS)
+INDEPENDENT = {
+    "trust": 1.0,
+    "margin": 0.0,
+    "surer": 16.0,
+    "evidence_steps": 1,
+    "memories": (8e3, 4e4, 2e5),
+    "judged_rows": 2_000.0,
+}
 
 
 @dataclass
@@ -40,9 +48,9 @@ class LogisticWorld:
 
 
 def learner(precision=10.0, **settings):
-    prior = Prior(EVEN, precision, rate=0.2)
+    prior = Prior(EVEN, precision, rate=0.2, gamma=1.0)  # as these worlds are made
     # These rows are as independent as the likelihood says: all they tell is believed.
-    config = LearnerConfig(**{"trust": 1.0, "margin": 0.0, **settings})
+    config = LearnerConfig(**{**INDEPENDENT, **settings})
     return Learner(DESIGN, prior, config, now=0.0)
 
 

@@ -205,8 +205,8 @@ def learnt_theta(slates: Slates, present: Strategy, config: TuningConfig) -> NDA
         if present.features[column] != UNSEEN_ITEM
     )
     design = Design(n_heads, n_features, columns, 10)
-    forgetless = LearnerConfig(memories=(1e12,), publish_every_s=0.0, evidence_steps=12)
-    prior = Prior(present.theta, config.precision)
+    forgetless = LearnerConfig(memories=(1e12,), publish_every_s=0.0, surer=16.0, evidence_steps=12)
+    prior = Prior(present.theta, config.precision, gamma=1.0)
     rows, epoch = _rows(slates), prior.epoch(design, 0.0)
     for _ in range(PASSES):  # Newton's steps: each reads the rows at the epoch before
         learner, sums = Learner(design, prior, forgetless, now=0.0), Sums(design, epoch, worker="")

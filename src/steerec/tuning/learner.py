@@ -26,11 +26,11 @@ class LearnerConfig:
     """Settings of the learner."""
 
     trust: float = 0.2  # of what a shown item tells; those of one item or user tell much the same
-    memories: tuple[float, ...] = (8e3, 4e4, 2e5)  # shown items until an old one weighs 1/e
-    judged_rows: float = 2_000.0  # the newest shown items, by which a memory is chosen
-    margin: float = 3.0  # nats by which a shorter one must foretell them better than the longest
-    surer: float = 16.0  # how often surer than it was given the prior of θ is at the start
-    evidence_steps: int = 1  # of the search for how sure it should be, an epoch; 0: as at the start
+    memories: tuple[float, ...] = (1e4, 2e5)  # shown items until an old one weighs 1/e
+    judged_rows: float = 10_000.0  # the newest shown items, by which a memory is chosen
+    margin: float = 0.0  # nats by which a shorter one must foretell them better than the longest
+    surer: float = 0.04  # how sure the prior of θ is at the start, in parts of what it was given
+    evidence_steps: int = 0  # of the search for how sure it should be, an epoch; 0: as at the start
     half_life_days: float = 60.0  # time after which what was learnt weighs half, whatever comes
     publish_every_s: float = 1.0  # an epoch at most so often
     most_move: float = 8.0  # largest ‖γθ − its prior‖, in lengths of the prior

@@ -7,7 +7,7 @@ from scipy import special
 
 from steerec.tuning.observed import Doubles, Epoch, Observed
 
-SHRINK_ROWS = 20.0  # shown items after which half of what they say is believed
+SHRINK_ROWS = 200.0  # shown items (20 lists of ten) after which half of what they say is believed
 MOST_SHARE = 0.25  # of ‖w‖
 FORGET_ROWS = 400.0  # shown items after which an old one weighs 1/e
 

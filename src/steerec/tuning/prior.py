@@ -19,7 +19,8 @@ class Prior:
     Attributes:
         theta: (n_heads, n_features), the promoted strategy's.
         precision: of the learnt columns of θ, in nats⁻²: one number, or (n_theta, n_theta).
-        gamma: how much of the scores' nats clicks are expected to show, loosely.
+        gamma: how much of the scores' nats clicks are expected to show, loosely. Rows foretold with
+            one far too large are taken for sure, and what they add leads astray for long.
         rate: reward expected of an average item at the first place.
         position_power: an item at place k gets 1/k^power of the first place's clicks.
     Raises:
@@ -29,7 +30,7 @@ class Prior:
     theta: Doubles
     precision: float | Doubles = 100.0
     rate: float = 0.1
-    gamma: float = 1.0
+    gamma: float = 0.3
     position_power: float = 0.7
 
     def __post_init__(self) -> None:
