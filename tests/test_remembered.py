@@ -22,6 +22,7 @@ STEPS = st.lists(
         st.tuples(st.just("event"), users, items, st.floats(-9e6, 9e6)),
         st.tuples(st.just("merge"), users, users),
         st.tuples(st.just("item"), st.sampled_from((*ITEMS[:3], "new")), st.text(max_size=9)),
+        st.tuples(st.just("price"), items, st.floats(1.0, 9.0)),
         st.tuples(st.just("erase"), users),
         st.tuples(st.just("unlearn"), users, items),
         st.tuples(st.just("swap")),
@@ -53,6 +54,12 @@ class Shop:
 
     def item(self, item, title):
         model = changed(self.recommender.model, [ItemChange(item, {"title": title})])
+        self.recommender = self.recommender.grown(model)
+
+    def price(self, item, price):
+        data = self.recommender.model.data
+        told = data.items.row(data.item_index[item], named=True)
+        model = changed(self.recommender.model, [ItemChange(item, {**told, "price": price})])
         self.recommender = self.recommender.grown(model)
 
     def erase(self, user):
@@ -106,6 +113,21 @@ def test_the_second_list_asks_only_heads_that_depend_on_more_than_the_user(monke
     assert sorted(asked) == sorted(
         [*recommender.model.heads, *recommender.model.heads.keys() - steady]
     )
+
+
+def test_a_new_price_or_stock_leaves_scores_and_a_new_text_does_not(shop):
+    def hits():
+        shop.settle()
+        shop.ids("u0001")
+        return shop.tenant().live.recommender.remembered.hits
+
+    assert [hits(), hits()] == [0, 1]
+    shop.call("PATCH", "/api/items/i0003", json={"stock": 5, "attributes": {"price": 7.5}})
+    assert hits() == 2
+    shop.call("PATCH", "/api/items/i0003", json={"attributes": {"title": "a kettle"}})
+    assert [hits(), hits()] == [2, 3]
+    shop.post("/api/items", {"id": "new"})
+    assert hits() == 3
 
 
 def test_scores_of_visitors_and_of_what_is_said_once_are_not_kept():

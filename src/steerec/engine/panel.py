@@ -48,8 +48,15 @@ class Panel:
         return self.compiled and loaded()
 
     def over(self, model: Model) -> "Panel":
-        """A panel of the heads of another model, which goes on counting."""
-        memory = self.remembered.afresh()
+        """A panel of the heads of another model, which goes on counting.
+
+        What steady heads said is kept if they are the same, as where a price has changed.
+        """
+        steady = (n for n, head in self.model.heads.items() if getattr(head, "steady", False))
+        same = model.data.n_items == self.model.data.n_items and all(
+            model.heads.get(name) is self.model.heads[name] for name in steady
+        )
+        memory = self.remembered if same else self.remembered.afresh()
         return Panel(model, self.failures, compiled=self.compiled, remembered=memory)
 
     def start(self, history: History, names: Iterable[str] | None = None) -> States:
