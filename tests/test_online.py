@@ -209,11 +209,13 @@ def test_exploration_keeps_to_its_budget_and_to_the_guards_limits(
 
 def test_exploring_costs_no_more_than_the_budget_of_the_scenario(store):
     """Against the best list, on requests that the temperature was not found on."""
-    budgets, open_dial = {"home": 0.08, "cart": 0.02}, {"temperature": (0.001, 5.0)}
+    budgets, open_dial = {"home": 0.1, "cart": 0.02}, {"temperature": (0.001, 5.0)}
     exploration = ExplorationConfig(scenarios=budgets, lowest=0.001, highest=5.0)
     guard = replace(TUNING.guard, dials=open_dial, dial_step=1.0)
     tuning = replace(TUNING, exploration=exploration, guard=guard)
-    live = live_over(store, replace(CONFIG, tuning=tuning))
+    warmth = 2.0  # of the scenarios, far above what the budgets allow
+    config = replace(CONFIG, default=ScenarioConfig(temperature=warmth), tuning=tuning)
+    live = live_over(store, config)
     people = np.random.default_rng(0).permutation(live.model.data.user_ids).astype(str).tolist()
 
     def ask(user, scenario, now):
@@ -234,7 +236,7 @@ def test_exploring_costs_no_more_than_the_budget_of_the_scenario(store):
         reward = 1 / (1 + np.exp(-log_odds))
         warm = shown[0].more["temperature"]
         spent[scenario] = lost_share(scores, reward, warm)
-        assert lost_share(scores, reward, 1.0) > 2 * budgets[scenario]  # as it was set
+        assert lost_share(scores, reward, warmth) > 2 * budgets[scenario]  # as it was set
     assert {name: pytest.approx(share, rel=0.25) for name, share in budgets.items()} == spent
 
 

@@ -139,6 +139,16 @@ def test_a_known_theta_is_recovered(world):
     np.testing.assert_allclose(level, -1.5 - 0.7 * np.log(np.arange(1, 6)), atol=0.45)
 
 
+def test_as_services_have_it_it_turns_to_the_truth(world):
+    """By the defaults: a loose prior, a fifth of what rows tell believed, a γ of .3 at first."""
+    design = Design(HEADS, FEATURES, (0, 1), PLACES)
+    found = OnlineTuner(Learner(design, Prior(EVEN, rate=0.2), LearnerConfig(), now=0.0))
+    teach(found, world.slates(1_000))
+    assert cosine(found.epoch.theta, TRUTH) > 0.85
+    teach(found, world.slates(3_000), start=1e4)
+    assert cosine(found.epoch.theta, TRUTH) > 0.93
+
+
 def test_what_a_place_is_worth_is_told_from_what_stood_there():
     """Lists drawn by their scores with chance, clicked for what the scores do not know too."""
     rng, bias = np.random.default_rng(4), np.array([0.0, -0.5, -0.8, -0.7, -1.2])
