@@ -61,7 +61,8 @@ def goals(world: str, runs: dict[str, list[Trace]], told: dict[str, Any]) -> dic
     }
     if "vw" in runs:
         ahead = over_vw(runs)
-        told_apart = ahead["ci"] is not None  # one seed tells nothing
+        low, high = ahead["ci"] or (-1.0, 1.0)  # one seed tells nothing
+        told_apart = low > 0 or high < 0
         found["over_vw"] = {**ahead, "holds": ahead["mean"] > 0 if told_apart else None}
     return found
 
