@@ -30,7 +30,10 @@ def draw(about: dict[str, Any], runs: Runs, file: Path) -> None:
     _weights(panels[1, 0], about, runs)
     _recovery(panels[1, 1], runs, size)
     for panel in panels.flat:
-        panel.axvline(slates / 2, color="grey", ls=":", lw=1)
+        if panel.has_data():
+            panel.axvline(slates / 2, color="grey", ls=":", lw=1)
+        else:  # a policy that it is told by was not run
+            panel.set_axis_off()
     seeds = ", ".join(f"{name} {len(some)}" for name, some in runs.items())
     figure.suptitle(f"{about['world']}; tastes drift at half time; seeds: {seeds}")
     figure.savefig(file, dpi=90)
