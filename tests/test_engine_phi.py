@@ -1,10 +1,13 @@
 """Context features: what each column says, by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from steerec.contracts import History
-from steerec.engine.phi import DAY_S, NO_HISTORY, Phi, PhiConfig
+from steerec.engine.model import FitConfig, fit
+from steerec.engine.phi import DAY_S, HOURS, NO_HISTORY, Phi, PhiConfig, spans_days
 from steerec.errors import ConfigError
 from worlds import shop
 
@@ -108,3 +111,25 @@ def test_scenario_and_device_have_their_columns():
 def test_negative_dimensions_are_refused():
     with pytest.raises(ConfigError, match="taste_dims"):
         PhiConfig(taste_dims=-1)
+
+
+@pytest.mark.parametrize(("days", "enough"), [(1, False), (2, False), (3, True), (9, True)])
+def test_weights_depend_on_the_hour_only_where_held_out_steps_span_days(days, enough):
+    data = shop(n_users=60).data
+    cut = np.quantile(data.time, 0.9)
+    held_out, order = data.time > cut, np.argsort(np.argsort(data.time))
+    spread = (order - order[held_out].min()) / held_out.sum()  # evenly, in the same order
+    dawn = np.ceil(cut / DAY_S) * DAY_S
+    squeezed = replace(data, time=np.where(held_out, dawn + days * DAY_S * spread, data.time))
+    config = FitConfig(heads=("trending", "transitions"))
+    model = fit(squeezed, config, np.random.default_rng(0))
+    hours = [model.phi.names.index(name) for name in HOURS]
+    assert np.any(model.strategy.theta[:, hours] != 0.0) == enough
+
+
+def test_a_day_that_has_nearly_all_moments_is_the_only_one():
+    day = np.repeat([0.0, 1.0, 2.0, 3.0], [97, 1, 1, 1])
+    assert not spans_days(day * DAY_S)
+    assert spans_days(np.array([0.0, 1.0, 2.0, np.nan]) * DAY_S)
+    assert not spans_days(np.full(3, np.nan))
+    assert not spans_days(np.empty(0))

@@ -33,7 +33,7 @@ from steerec.engine.fused import Fused
 from steerec.engine.kin import with_kin
 from steerec.engine.lessons import Aids, Teacher, early_heads, late_heads, trained_on
 from steerec.engine.newcomers import first_steps, set_users_aside
-from steerec.engine.phi import UNSEEN_ITEM, Phi, PhiConfig
+from steerec.engine.phi import UNSEEN_ITEM, Phi, PhiConfig, spans_days, without_hours
 from steerec.engine.pool import PoolConfig
 from steerec.engine.scorer import Scorer, for_each
 from steerec.engine.weights import weigh
@@ -344,6 +344,8 @@ def _learn_from(
     scorer = Scorer(cases, first.heads)
     calibrations = _calibrations(scorer, first, rng)
     held_out = _candidates(scorer, first, calibrations, rng)
+    if not spans_days(cases.now):
+        held_out = replace(held_out, phi=without_hours(held_out.phi, first.phi.names))
     newcomers = Scorer(_newcomers(split, cases, rng.spawn(1)[0]), first.heads)
     strange = _candidates(newcomers, first, calibrations, rng.spawn(1)[0])
     return calibrations, Examples(tuple(first.heads), first.phi.names, held_out, strange)

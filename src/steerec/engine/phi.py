@@ -19,6 +19,8 @@ NO_HISTORY = "length~0"  # the one column that is on for empty histories only
 UNSEEN_ITEM = (
     "unseen_item"  # a feature of the item: 0 in φ of a request, 1 for items without events
 )
+HOURS = ("day_sin", "day_cos")  # where the request lies in its day
+LEAST_DAYS = 3.0  # that moments must span before weights may depend on the hour
 GAPS_S = (10.0, 3_600.0, DAY_S, 30 * DAY_S)  # knots of the recency hats
 _LENGTH_KNOTS = np.log1p(np.array(LENGTHS, np.float64))
 _GAP_KNOTS = np.log(np.array(GAPS_S))
@@ -59,8 +61,7 @@ class Phi:
             "bias",
             *(f"length~{n}" for n in LENGTHS),
             *(f"gap~{g:.0f}s" for g in GAPS_S),
-            "day_sin",
-            "day_cos",
+            *HOURS,
             *(f"taste{d}" for d in range(self.projection.shape[1])),
             *(f"scenario={s}" for s in self.config.scenarios),
             *(f"device={d}" for d in self.config.devices),
@@ -145,6 +146,23 @@ class Phi:
             if len(items):
                 tastes[row] = self.projection[items].sum(axis=0) / (len(items) + 3.0)
         return tastes
+
+
+def spans_days(now: Times) -> bool:
+    """Whether moments lie on enough days (UTC) that the hour is told from how a day went on.
+
+    Days count as 1 / Σ share²: where one has nearly all moments, it is the only one.
+    """
+    known = now[~np.isnan(now)]
+    share = np.unique(known // DAY_S, return_counts=True)[1] / max(len(known), 1)
+    return bool(1 >= LEAST_DAYS * (share**2).sum() > 0)
+
+
+def without_hours(phi: NDArray[np.float64], names: Sequence[str]) -> NDArray[np.float64]:
+    """The same rows of φ as if nobody knew the hour."""
+    phi = phi.copy()
+    phi[:, [names.index(name) for name in HOURS]] = 0.0
+    return phi
 
 
 def _put_hats(row: NDArray[np.float64], at: int, x: float, knots: Sequence[float]) -> None:
