@@ -7,11 +7,14 @@ import sys
 
 import numpy as np
 import typer
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 from typer.testing import CliRunner
 
 from steerec.cli import options
 from steerec.cli.threads import limited, sleep_while_waiting
+from steerec.config import Deployment, ServiceConfig, Settings
+from steerec.encoders import EncoderConfig
+from steerec.service.server import build, run
 
 COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
 # A verb that loads what computes only when it runs, as all our verbs do.
@@ -62,6 +65,25 @@ def test_libraries_loaded_before_are_limited_while_the_verb_runs():
     assert told == [({1}, "1")]
     assert threads_of_blas() == before
     assert dict(os.environ) == environment
+
+
+def test_a_service_answers_with_one_thread_of_blas(tmp_path, monkeypatch):
+    told = []
+    running = "steerec.service.server._Announced.run"
+    monkeypatch.setattr(running, lambda *_: told.append(threads_of_blas()))
+    for name in ("gc.freeze", "gc.set_threshold", "signal.signal"):  # of the whole process
+        monkeypatch.setattr(name, lambda *_: None)
+    database = Deployment(database_url=f"sqlite:///{tmp_path}/store.db")
+    settings = Settings(
+        deployment=database,
+        encoder=EncoderConfig(encoder="none"),
+        service=ServiceConfig(compiled=False),
+    )
+    np.eye(2) @ np.eye(2)
+    with threadpool_limits(2, "blas"):
+        run(build(settings), [])
+        assert told == [{1}]
+        assert threads_of_blas() == {2}
 
 
 def threads_of_blas():

@@ -20,6 +20,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from threadpoolctl import threadpool_limits
 
 from steerec.config import Settings
 from steerec.contracts import Encoder
@@ -175,7 +176,8 @@ def run(
     if told.compiled:  # nobody waits for them
         beside.start()
     try:
-        _Announced(config, ready).run(list(sockets))
+        with threadpool_limits(1, "blas"):  # a list's products are small: two threads cost more
+            _Announced(config, ready).run(list(sockets))
     finally:
         stop.set()
         service.close()
