@@ -8,6 +8,9 @@ import polars as pl
 from steerec.contracts import History
 from steerec.data.dataset import build_dataset
 from steerec.data.split import Split, leave_last_out
+from steerec.engine.blend import BlendConfig
+from steerec.engine.lessons import Aids
+from steerec.engine.model import FitConfig, fit
 from steerec.engine.newcomers import (
     LEAST_FIRST,
     MOST_SHARE,
@@ -49,6 +52,17 @@ def test_nothing_is_learnt_from_users_set_aside_and_their_first_steps_are_cases(
         assert short.targets[short.offsets[case]] == events[step]
         np.testing.assert_array_equal(short.history(case).item_idx, events[:step])
     assert len(split.cases) == 100 + len(short)  # nobody's last event is lost
+
+
+def test_first_steps_stand_beside_the_cases_that_the_weights_are_fitted_on():
+    kept = []
+    config = FitConfig(heads=("trending",), holdout="last", blend=BlendConfig(max_cases=60))
+    aids = Aids(learnt_from=kept.append)
+    fit(people(100, 25), config, np.random.default_rng(0), aids=aids)
+    phi, names = kept[0].held_out.phi, kept[0].features
+    long = phi[:, names.index("length~20")] + phi[:, names.index("length~50")] == 1.0
+    assert long.sum() == 60
+    assert len(phi) == 60 + len(STEPS) * MOST_SHARE * 100
 
 
 def test_where_short_histories_are_common_nobody_is_set_aside():

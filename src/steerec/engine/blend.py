@@ -20,7 +20,7 @@ LOWEST = 12.0  # nats below the fitted ones at which items never seen are as goo
 class BlendConfig:
     """Settings of the fit of θ."""
 
-    max_cases: int = 4_000  # most held-out cases used
+    max_cases: int = 4_000  # most held-out cases used, first steps of users set aside not counted
     top: int = 150  # candidates of a case taken from the top of the even blend
     top_head: int = 15  # and from the top of each head
     drawn: int = 150  # and drawn from the rest, standing for all of it

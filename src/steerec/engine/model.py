@@ -220,16 +220,15 @@ def fit(
     split = hold_out(data, config, after=aids.newest)
     unseen = _pretend_unseen(split.cases, absent, config.blend.unseen_share, rng)
     last, withheld = resolved_holdout(data, config) == "last", bool(unseen.any())
-    split = _for_first_round(split, unseen, rng.spawn(1)[0], last=last)
+    split = _for_first_round(split, unseen, config.blend.max_cases, rng, last=last)
     lessons = trained_on(data, split.train, last=last, withheld=withheld, config=config)
-    cases = _sample_cases(split.cases, config.blend.max_cases, rng)
     steps, teacher = 2 * len(config.heads) + 2, Teacher(config.settings, aids, tell)
     early = with_kin(early_heads(teacher, split.train, lessons, config, rng), unseen | absent)
     tell("calibrate", len(config.heads), steps)
     began = time.perf_counter()
     phi = Phi.fit(split.train, config.phi)
     first = _FirstRound(early, phi, repeats, config, unseen, absent)
-    calibrations, examples = _learn_from(split, cases, first, rng)
+    calibrations, examples = _learn_from(split, first, rng)
     teacher.seconds["calibrate"] = time.perf_counter() - began
     tell("fit the blend", len(config.heads) + 1, steps)
     began = time.perf_counter()
@@ -322,31 +321,36 @@ def _pretend_unseen(
 
 
 def _for_first_round(
-    split: Split, unseen: NDArray[np.bool_], rng: np.random.Generator, *, last: bool
+    split: Split, unseen: NDArray[np.bool_], most: int, rng: np.random.Generator, *, last: bool
 ) -> Split:
-    """The split without the items that count as never seen, and with users who count as new."""
+    """The split without the items that count as never seen, and with users who count as new.
+
+    The steps of those users stand beside the `most` cases, which stay as many as they would be.
+    """
     if unseen.any():
         split = withhold(split, unseen)
-    return set_users_aside(split, rng) if last else split
+    for_aside = rng.spawn(1)[0]
+    split = replace(split, cases=_sample_cases(split.cases, most, rng))
+    return set_users_aside(split, for_aside) if last else split
 
 
-def _newcomers(split: Split, cases: Cases, rng: np.random.Generator) -> Cases:
+def _newcomers(split: Split, rng: np.random.Generator) -> Cases:
     """First steps of users never seen; else some of the cases with the history taken away."""
     if (firsts := first_steps(split)) is not None:
         return _sample_cases(firsts, MOST_NEWCOMERS, rng)
-    some = _sample_cases(cases, MOST_NEWCOMERS, rng)
+    some = _sample_cases(split.cases, MOST_NEWCOMERS, rng)
     return replace(some, stop=some.data.starts[some.user_idx])
 
 
 def _learn_from(
-    split: Split, cases: Cases, first: _FirstRound, rng: np.random.Generator
+    split: Split, first: _FirstRound, rng: np.random.Generator
 ) -> tuple[dict[str, Calibration], Examples]:
-    scorer = Scorer(cases, first.heads)
+    scorer = Scorer(split.cases, first.heads)
     calibrations = _calibrations(scorer, first, rng)
     held_out = _candidates(scorer, first, calibrations, rng)
-    if not spans_days(cases.now):
+    if not spans_days(split.cases.now):
         held_out = replace(held_out, phi=without_hours(held_out.phi, first.phi.names))
-    newcomers = Scorer(_newcomers(split, cases, rng.spawn(1)[0]), first.heads)
+    newcomers = Scorer(_newcomers(split, rng.spawn(1)[0]), first.heads)
     strange = _candidates(newcomers, first, calibrations, rng.spawn(1)[0])
     return calibrations, Examples(tuple(first.heads), first.phi.names, held_out, strange)
 
