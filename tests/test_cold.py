@@ -14,6 +14,7 @@ from steerec.data.tables import Tables
 from steerec.engine.blend import BlendConfig, Candidates, fit_theta, of_seen, with_unseen
 from steerec.engine.evaluate import evaluate
 from steerec.engine.foretell import WARM_ONLY
+from steerec.engine.lessons import Aids
 from steerec.engine.model import FitConfig, fit
 from steerec.errors import DataError
 from steerec.evaluation.protocols import cold_items, prepare
@@ -172,8 +173,32 @@ def test_known_items_lose_no_more_than_they_may():
     assert lost_by_known(cases, fitted, lower) == pytest.approx(0.03, abs=1e-3)
 
 
-def lost_by_known(cases, theta, nats):
-    """Share of the NDCG@10 of known targets that goes when items never seen are shown."""
+def test_known_items_lose_no_more_to_as_many_new_ones_as_there_are():
+    config, cases = BlendConfig(unseen_loss=0.03), drawn_cases()
+    theta = fit_theta(of_seen(cases), config)
+    few, higher = with_unseen(theta, 1, cases, config)
+    fitted, lower = with_unseen(theta, 1, cases, config, crowd=4.0)
+    assert fitted.tolist() == few.tolist()
+    assert lost_by_known(cases, few, higher, crowd=4) > 0.06
+    assert lost_by_known(cases, fitted, lower, crowd=4) == pytest.approx(0.03, abs=1e-3)
+
+
+def test_the_fit_knows_how_many_new_items_one_that_was_withheld_stands_for(task):
+    train, kept = task.split.train, []
+    half = train.take(train.item_idx % 2 == 0)
+    config = FitConfig(heads=("transitions", "content"))
+    aids = Aids(learnt_from=kept.append)
+    model = fit(half, config, np.random.default_rng(0), aids=aids)
+    sold, new = np.count_nonzero(~model.unseen), np.count_nonzero(model.unseen)
+    assert kept[0].crowd > 3.0
+    assert 1 <= round(new / kept[0].crowd, 6) < 0.3 * sold  # how many were withheld
+
+
+def lost_by_known(cases, theta, nats, crowd=1):
+    """Share of the NDCG@10 of known targets that goes when items never seen are shown.
+
+    Each of these stands for `crowd` such items.
+    """
     more = theta[:, 1] * cases.unseen[:, :, None]
     scores = (cases.z * (theta[:, 0] + more)).sum(axis=2) + nats * cases.unseen
     known = np.flatnonzero((cases.target * ~cases.unseen).any(axis=1))
@@ -182,7 +207,8 @@ def lost_by_known(cases, theta, nats):
         values = []
         for case in known:
             above = scores[case] > scores[case, cases.target[case].argmax()]
-            place = 1 + (above & shown[case]).sum()
+            many = np.where(cases.unseen[case], crowd, 1)
+            place = 1 + (many * (above & shown[case])).sum()
             values.append(1 / np.log2(1 + place) if place <= 10 else 0.0)
         return np.mean(values)
 

@@ -68,12 +68,14 @@ class Examples:
         heads: names, in the order of z; `features` those of φ's columns.
         held_out: cases that the heads have not learnt from.
         newcomers: cases without history.
+        crowd: how many items without events there are for one that counts as never seen.
     """
 
     heads: tuple[str, ...]
     features: tuple[str, ...]
     held_out: Candidates
     newcomers: Candidates
+    crowd: float = 1.0
 
     def without(self, name: str) -> "Examples":
         """The same cases, as if there were no such head; the candidates stay the same."""
@@ -83,7 +85,8 @@ class Examples:
             return replace(of, z=np.delete(of.z, column, axis=2))
 
         heads = self.heads[:column] + self.heads[column + 1 :]
-        return Examples(heads, self.features, rest(self.held_out), rest(self.newcomers))
+        held_out, newcomers = rest(self.held_out), rest(self.newcomers)
+        return replace(self, heads=heads, held_out=held_out, newcomers=newcomers)
 
 
 def pick_candidates(
@@ -138,7 +141,8 @@ def fit_weights(examples: Examples, config: BlendConfig) -> tuple[NDArray[np.flo
     features, newcomers = examples.features, of_seen(examples.newcomers)
     theta = fit_theta(of_seen(examples.held_out), config)
     theta = with_newcomers(theta, features.index(NO_HISTORY), newcomers, config)
-    return with_unseen(theta, features.index(UNSEEN_ITEM), examples.held_out, config)
+    column, crowd = features.index(UNSEEN_ITEM), examples.crowd
+    return with_unseen(theta, column, examples.held_out, config, crowd=crowd)
 
 
 def fit_theta(candidates: Candidates, config: BlendConfig) -> NDArray[np.float64]:
@@ -261,18 +265,25 @@ def of_seen(candidates: Candidates) -> Candidates:
 
 
 def with_unseen(
-    theta: NDArray[np.float64], column: int, candidates: Candidates, config: BlendConfig
+    theta: NDArray[np.float64],
+    column: int,
+    candidates: Candidates,
+    config: BlendConfig,
+    *,
+    crowd: float = 1.0,
 ) -> tuple[NDArray[np.float64], float]:
     """θ with what it adds for items never seen, and the nats such an item gets beside.
 
     For all other items θ stays as it is. Heads that learn from events alone are silent on such an
     item, so that those that read its text must say more, and its score be of the size of others'.
-    The nats are lowered where known items would lose more than `unseen_loss` to such items.
+    The nats are lowered where known items would lose more than `unseen_loss` to such items, of
+    which there may be more than there are here.
 
     Args:
         column: the feature that is 1 for an item never seen.
         candidates: cases some of whose targets count as never seen; heads must not have
             learnt from events of such items.
+        crowd: how many items without events there are for one that counts as never seen.
     """
     if not (candidates.target * candidates.unseen).any():
         return theta, 0.0
@@ -287,7 +298,9 @@ def with_unseen(
     theta = theta.copy()
     theta[:, column] = more[:-1]
     without_nats = known + np.where(candidates.unseen, candidates.z @ more[:-1], 0.0)
-    return theta, _bounded(float(more[-1]), without_nats, candidates, config.unseen_loss)
+    in_crowd = candidates.log_weight + np.where(candidates.unseen, np.float32(np.log(crowd)), 0)
+    crowded = replace(candidates, log_weight=in_crowd)
+    return theta, _bounded(float(more[-1]), without_nats, crowded, config.unseen_loss)
 
 
 def _bounded(

@@ -352,7 +352,9 @@ def _learn_from(
         held_out = replace(held_out, phi=without_hours(held_out.phi, first.phi.names))
     newcomers = Scorer(_newcomers(split, rng.spawn(1)[0]), first.heads)
     strange = _candidates(newcomers, first, calibrations, rng.spawn(1)[0])
-    return calibrations, Examples(tuple(first.heads), first.phi.names, held_out, strange)
+    n_absent, n_unseen = int(first.absent.sum()), int(first.unseen.sum())
+    names, crowd = first.phi.names, max(n_absent / max(n_unseen, 1), 1.0)
+    return calibrations, Examples(tuple(first.heads), names, held_out, strange, crowd)
 
 
 def _candidates(
