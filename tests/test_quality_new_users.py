@@ -1,6 +1,7 @@
 """The benchmarks of new users and of two domains hide what they say they hide."""
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,22 @@ def test_each_step_is_foretold_from_the_events_before_it_of_users_held_out(quali
     for case in range(len(cases)):
         events = data.history(int(cases.user_idx[case])).item_idx
         assert cases.targets[case] == events[step[case]]
+
+
+def test_each_user_is_held_out_once_and_the_fifths_are_measured_together(quality):
+    steps = quality("steps")
+    data = shop(n_users=60).data
+    users = [steps.held_out_users(data, fold) for fold in range(steps.HELD_OUT)]
+    assert np.sum(users, axis=0).tolist() == [1] * data.n_users
+    one, two = np.arange(2), np.arange(3)
+    parts = [
+        steps.Foretold({"ease": a, "als": a}, a, a, {"ease": a, "als": a}, 1.0) for a in (one, two)
+    ]
+    parts[1] = replace(parts[1], ranks={"ease": two}, weights={"ease": two})
+    both = steps.Foretold.together(parts)
+    assert both.ranks["ease"].tolist() == both.users.tolist() == [0, 1, 0, 1, 2]
+    assert list(both.ranks) == list(both.weights) == ["ease"]
+    assert both.fit_s == 2.0
 
 
 def test_a_step_tells_what_the_best_of_the_others_has_over_the_blend(quality):

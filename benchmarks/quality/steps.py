@@ -2,6 +2,7 @@
 
 A fifth of the users is held out whole; nothing is learnt from them, but what the users' table tells
 of them is known. Each is asked for after their first k events; the target is the event after those.
+With `--every` all users are, a fifth at a time, each fifth by a fit of its own on the others.
 """
 
 import argparse
@@ -10,8 +11,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from steerec.data.read import read_tables
 from steerec.data.split import Cases, Split, single_targets
 from steerec.engine.evaluate import commit, machine
 from steerec.engine.foretell import foretell
-from steerec.engine.model import fit
+from steerec.engine.model import FitConfig, fit
 from steerec.engine.texts import encode_items, task_with_vectors
 from steerec.evaluation.intervals import Bootstrap, compare_all, intervals
 from steerec.evaluation.metrics import rank_metrics
@@ -37,10 +38,10 @@ METRICS = ("ndcg@10", "hr@10")
 BASELINES = ("popularity", "recent_popularity")
 
 
-def held_out_users(data: Dataset) -> np.ndarray:
+def held_out_users(data: Dataset, fold: int = 0) -> np.ndarray:
     """(n_users,) bool; by the id, so that the same users are held out whatever else changes."""
     digests = (hashlib.sha256(str(name).encode()).hexdigest() for name in data.user_ids)
-    return np.array([int(digest, 16) % HELD_OUT == 0 for digest in digests])
+    return np.array([int(digest, 16) % HELD_OUT == fold for digest in digests])
 
 
 def step_cases(data: Dataset, users: np.ndarray) -> tuple[Cases, np.ndarray]:
@@ -57,35 +58,72 @@ def step_cases(data: Dataset, users: np.ndarray) -> tuple[Cases, np.ndarray]:
     return single_targets(data, positions), np.concatenate([step for _, step in found])
 
 
-def task_of(name: str, folder: Path) -> tuple[Task, np.ndarray]:
-    """The task of all steps, time-blind, and the step of each case."""
-    task = prepare(read_tables(folder / name).tables, "loo", "time-blind", name=name)
+def task_of(task: Task, fold: int) -> tuple[Task, np.ndarray]:
+    """The task of all steps of one fifth of the users, and the step of each case."""
     data = task.split.cases.data
-    users = held_out_users(data)
+    users = held_out_users(data, fold)
     cases, step = step_cases(data, users)
     return replace(task, split=Split(data.take(~users[data.user_idx]), cases)), step
 
 
-def run(
-    name: str, folder: Path, heads: tuple[str, ...], encoder: str | None, seed: int
-) -> dict[str, Any]:
-    around, settings = conditions(), load_settings(None)
-    if encoder:
-        settings = replace(settings, encoder=replace(settings.encoder, encoder=encoder))
-    task, step = task_of(name, folder)
-    train = task.split.train
-    vectors = encode_items(train.items, settings.encoder, cache_dir=settings.cache_dir)
+@dataclass(frozen=True)
+class Foretold:
+    """What became of the cases of one fifth of the users.
+
+    Attributes:
+        ranks: model → (n_cases,) place of the target.
+        users, step: (n_cases,).
+        weights: head → (n_cases,) its weight.
+    """
+
+    ranks: Mapping[str, np.ndarray]
+    users: np.ndarray
+    step: np.ndarray
+    weights: Mapping[str, np.ndarray]
+    fit_s: float
+
+    @classmethod
+    def of(cls, task: Task, step: np.ndarray, config: FitConfig, seed: int) -> "Foretold":
+        """By heads and weights fitted on all other users."""
+        rng, began = np.random.default_rng(seed), time.perf_counter()
+        model = fit(task.split.train, config, rng)
+        fit_s, cases = time.perf_counter() - began, task.split.cases
+        ranks = {n: np.concatenate(r) for n, r in foretell(task, model, rng).rank.items()}
+        weights = model.weights(cases.histories(), cases.now).T
+        return cls(ranks, cases.user_idx, step, dict(zip(model.heads, weights, strict=True)), fit_s)
+
+    @classmethod
+    def together(cls, parts: Sequence["Foretold"]) -> "Foretold":
+        """All parts as one; of heads that every fit has."""
+
+        def joined(tables: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+            names = [n for n in tables[0] if all(n in table for table in tables)]
+            return {n: np.concatenate([table[n] for table in tables]) for n in names}
+
+        return cls(
+            joined([part.ranks for part in parts]),
+            np.concatenate([part.users for part in parts]),
+            np.concatenate([part.step for part in parts]),
+            joined([part.weights for part in parts]),
+            sum(part.fit_s for part in parts),
+        )
+
+
+def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of one set."""
+    around, settings, seed = conditions(), load_settings(None), options.seed
+    if options.encoder:
+        settings = replace(settings, encoder=replace(settings.encoder, encoder=options.encoder))
+    tables = read_tables(options.data_dir / name).tables
+    task = prepare(tables, "loo", "time-blind", name=name)
+    vectors = encode_items(task.split.train.items, settings.encoder, cache_dir=settings.cache_dir)
     task = task_with_vectors(task, vectors)
-    rng = np.random.default_rng(seed)
+    heads = tuple(filter(None, options.heads.split(",")))
     config = replace(settings.fit_config(heads), holdout="last", repeats=task.repeats)
-    began = time.perf_counter()
-    model = fit(task.split.train, config, rng)
-    fitted = time.perf_counter() - began
-    tally = foretell(task, model, rng)
-    ranks = {n: np.concatenate(r) for n, r in tally.rank.items()}
-    weights = model.weights(task.split.cases.histories(), task.split.cases.now)
+    folds = range(HELD_OUT if options.every else 1)
+    found = Foretold.together([Foretold.of(*task_of(task, fold), config, seed) for fold in folds])
     return {
-        "id": f"steps-{name}",
+        "id": f"steps-{name}-every" if options.every else f"steps-{name}",
         **around,
         "data": name,
         "data_hash": task.split.cases.data.content_hash,
@@ -93,13 +131,13 @@ def run(
         "machine": machine(),
         "seed": seed,
         "encoder": vectors.note,
-        "fit_s": fitted,
-        "users_held_out": len(np.unique(task.split.cases.user_idx)),
-        "heads": list(model.heads),
+        "fit_s": found.fit_s,
+        "users_held_out": len(np.unique(found.users)),
+        "heads": list(found.weights),
         "steps": {
             str(k): {
-                **measured(ranks, task.split.cases.user_idx, step == k, seed),
-                "weights": dict(zip(model.heads, weights[step == k].mean(axis=0), strict=True)),
+                **measured(found.ranks, found.users, found.step == k, seed),
+                "weights": {n: w[found.step == k].mean() for n, w in found.weights.items()},
             }
             for k in STEPS
         },
@@ -133,10 +171,11 @@ def best_head(step: Mapping[str, Any], heads: Iterable[str]) -> str:
 def lines(result: Mapping[str, Any]) -> Iterable[str]:
     """One set as Markdown: a row for each model, a column for each step."""
     steps, heads = result["steps"], result["heads"]
+    each = ", each fifth by a fit of its own" if result["id"].endswith("-every") else ""
     yield f"### {result['id']}\n"
     yield (
-        f"- {result['data']}, {result['users_held_out']:,} users held out whole, time-blind, data "
-        f"`{result['data_hash'][:12]}`, commit `{result['commit']}`, seed {result['seed']}, "
+        f"- {result['data']}, {result['users_held_out']:,} users held out whole{each}, time-blind, "
+        f"data `{result['data_hash'][:12]}`, commit `{result['commit']}`, seed {result['seed']}, "
         f"{result['machine']}, {result['finished']}\n"
     )
     yield "| NDCG@10 after | " + " | ".join(f"{k} events" for k in steps) + " |"
@@ -160,21 +199,21 @@ def main() -> int:
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--heads", default="", help="only these, separated by commas")
     parser.add_argument("--encoder", help="text, hashing or none; default: as set")
+    parser.add_argument("--every", action="store_true", help="hold out all users, in five fits")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--show", action="store_true", help="print only, store nothing")
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("STEEREC_DATA_DIR"))
     options = parser.parse_args()
     if options.data_dir is None:
         parser.error("give --data-dir or set STEEREC_DATA_DIR: a folder with the sets by name")
-    heads = tuple(filter(None, options.heads.split(",")))
     for name in options.sets:
-        result = run(name, options.data_dir, heads, options.encoder, options.seed)
+        result = run(name, options)
         if options.show:
             print("\n".join(lines({**result, "finished": "now"})))
             print(json.dumps({k: row["weights"] for k, row in result["steps"].items()}))
             continue
-        store(f"steps-{name}.json", result)
-        stored = json.loads((RESULTS / f"steps-{name}.json").read_text("utf-8"))
+        store(f"{result['id']}.json", result)
+        stored = json.loads((RESULTS / f"{result['id']}.json").read_text("utf-8"))
         print("\n".join(lines(stored)))
     return 0
 
