@@ -23,7 +23,8 @@ from steerec.engine.serving import Policy, serve
 from steerec.heads import QUICK, content, load_head
 from steerec.heads.contract import Room
 from steerec.heads.histories import recency_rows
-from steerec.heads.linear import asked_with, spoken
+from steerec.heads.linear import add_products, asked_with, spoken
+from steerec.heads.packed import packed
 from test_engine_narrow import curves, scores
 
 NOW = world().now
@@ -84,10 +85,19 @@ def head_of(name):
     return cls.fit(world().data, config, np.random.default_rng(0))
 
 
+def as_asked(head):
+    """The head with its weights rounded as compiled loops read them."""
+    if not hasattr(head, "_packed") or sparse.issparse(head.weights):
+        return head
+    if isinstance(head.weights, tuple):
+        return replace(head, weights=tuple(packed(w).plain() for w in head.weights))
+    return replace(head, weights=packed(head.weights).plain())
+
+
 @pytest.mark.parametrize("name", COMPILED)
 def test_a_head_answers_as_it_scores(name):
     head, room = head_of(name), Room()
-    some = np.array([0, 3, 4, 50, 59], np.int32)
+    plain, some = as_asked(head), np.array([0, 3, 4, 50, 59], np.int32)
     n_done = 0
     for history in histories():
         state = head.start(history)
@@ -96,7 +106,7 @@ def test_a_head_answers_as_it_scores(name):
             if not head.answer(state, items, NOW, room, out):
                 continue
             n_done += 1
-            wanted = head.score([state], items, np.array([NOW]))[0]
+            wanted = plain.score([state], items, np.array([NOW]))[0]
             np.testing.assert_allclose(out, wanted, rtol=2e-6, atol=1e-6, err_msg=str(items))
     assert n_done
     assert not any(zeros.any() for zeros in room._zeros.values())
@@ -104,13 +114,13 @@ def test_a_head_answers_as_it_scores(name):
 
 @pytest.mark.parametrize("name", [n for n in COMPILED if hasattr(load_head(n), "because_each")])
 def test_a_head_gives_the_same_reasons_for_many_items_as_for_each(name):
-    head = head_of(name)
+    head, plain = head_of(name), as_asked(head_of(name))
     items = np.array([2, 40, 7, 59], np.int32)
     for history in histories()[1:6]:
         state = head.start(history)
         told = head.because_each(state, items, Room())
         for row, item_idx in zip(told, items, strict=True):
-            each = head.because(state, int(item_idx))
+            each = plain.because(state, int(item_idx))
             np.testing.assert_allclose(row, each[len(each) - len(row) :], atol=1e-6)
 
 
@@ -126,6 +136,45 @@ def test_sparse_weights_speak_as_dense_ones():
         np.testing.assert_allclose(*told, atol=1e-6)
 
 
+@pytest.mark.parametrize("n_rows", [1, 7, 40])
+def test_packed_weights_answer_as_dense_ones_but_for_the_fifth_digit(n_rows):
+    rng = np.random.default_rng(n_rows)
+    weights = rng.standard_normal((50, 50)).astype(np.float32) ** 5
+    weights[3] = 0.0
+    short = packed(weights)
+    assert short.codes.itemsize * 2 == weights.itemsize
+    rows, sums = np.arange(n_rows, dtype=np.int32), (0.8 ** np.arange(n_rows)).astype(np.float32)
+    found = np.ones(50, np.float32)
+    assert add_products(rows, sums, short, None, Room(), found)
+    bound = 1.1 * (np.abs(weights).max(axis=1)[:n_rows] * sums / kernels.asking.CODES).sum()
+    np.testing.assert_allclose(found, 1 + sums @ weights[:n_rows], rtol=1e-5, atol=bound)
+    history, items = History.of([4, 2, 99, 7]), np.array([1, 30], np.int32)
+    said = [spoken(history, w, items, Room(), decay=0.8, last=3) for w in (short, weights)]
+    np.testing.assert_allclose(*said, rtol=1e-5, atol=np.abs(weights).max() / kernels.asking.CODES)
+
+
+@pytest.mark.parametrize("asked", [(4,), (4, 0, 1), (4, -0.5, 1)])
+def test_the_nearest_stretches_are_those_of_the_whole_product(asked):
+    rng = np.random.default_rng(0)
+    n = 2 * kernels.solving.BLOCK + 100
+    rows = sparse.random(3, n, 0.3, "csr", np.float32, rng)
+    rows.data = np.round(rows.data, 2)  # so that many are equal, and some cancel out
+    items, sums, own = (
+        np.arange(len(asked), dtype=np.int32),
+        np.float32(asked),
+        np.array([5, n - 3]),
+    )
+    cosines = (sums / np.linalg.norm(sums)) @ rows.toarray()[: len(asked)]
+    cosines[own] = 0.0
+    order = np.argsort(-np.abs(cosines), kind="stable")[:150]
+    csr = rows.indptr, rows.indices, rows.data
+    near, alike = kernels.solving.nearest(items, sums, *csr, own, n, 150)
+    np.testing.assert_allclose(alike, cosines[near], rtol=1e-6)
+    np.testing.assert_allclose(np.sort(np.abs(alike)), np.abs(cosines[order])[::-1], rtol=1e-6)
+    if len(asked) == 1:  # then rounding decides nothing, and of equal ones the first are taken
+        assert set(near.tolist()) == set(order.tolist())
+
+
 @settings(deadline=None, max_examples=12)
 @given(seed=st.integers(0, 1_000))
 def test_curves_by_compiled_loops_say_the_same(seed):
@@ -138,9 +187,9 @@ def test_curves_by_compiled_loops_say_the_same(seed):
 @pytest.mark.parametrize("pool", [SMALL, PoolConfig()], ids=["narrowed", "whole"])
 def test_lists_are_the_same_but_for_rounding(user, pool):
     query = Query(user, n=6, now=NOW, session=("i0003",) if user == "u0042" else ())
-    plain, quick = (
-        Recommender(model(), pool=pool, compiled=compiled) for compiled in (False, True)
-    )
+    heads = {name: as_asked(head) for name, head in model().heads.items()}
+    plain = Recommender(replace(model(), heads=heads), pool=pool)
+    quick = Recommender(model(), pool=pool, compiled=True)
     one, other = plain.score(query, narrow=True), quick.score(query, narrow=True)
     best = [
         scored.items[scored.blend >= np.sort(scored.blend)[-12] - 1e-4] for scored in (one, other)

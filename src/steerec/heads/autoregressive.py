@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -31,6 +32,7 @@ from steerec.heads.linear import (
     spoken,
 )
 from steerec.heads.local import solve_columns
+from steerec.heads.packed import packed
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +132,7 @@ class Autoregressive(HistoryHead):
     ) -> bool:
         """See Quick."""
         out.fill(0.0)
-        for decay, weights in zip(self.scales, self.weights, strict=True):
+        for decay, weights in zip(self.scales, self._packed, strict=True):
             last = self.config.last
             rows, sums = asked_with(state, decay=decay, last=last, known=self.known)
             if not add_products(rows, sums, weights, items, room, out):
@@ -153,7 +155,7 @@ class Autoregressive(HistoryHead):
         last = self.config.last
         parts = [
             spoken(state, weights, items, room, decay=decay, last=last)
-            for decay, weights in zip(self.scales, self.weights, strict=True)
+            for decay, weights in zip(self.scales, self._packed, strict=True)
         ]
         return np.asarray(sum(parts), np.float32)
 
@@ -177,6 +179,11 @@ class Autoregressive(HistoryHead):
             items, faded = decayed(state, decay=decay, last=self.config.last)
             spoke[len(state) - len(items) :] += faded * column(weights, items, item_idx)
         return spoke
+
+    @cached_property
+    def _packed(self) -> tuple[Weights, ...]:
+        """The weights as compiled loops read them."""
+        return tuple(map(packed, self.weights))
 
     def save(self, folder: Path) -> None:
         """See Head."""

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -31,6 +32,7 @@ from steerec.heads.linear import (
     spoken,
 )
 from steerec.heads.local import count_entries, solve_columns
+from steerec.heads.packed import packed
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +130,7 @@ class Ease(HistoryHead):
         c = self.config
         rows, sums = asked_with(state, decay=c.decay, last=c.last, known=self.known)
         out.fill(0.0)
-        done = add_products(rows, sums, self.weights, items, room, out)
+        done = add_products(rows, sums, self._packed, items, room, out)
         blank_unknown(out, self.known, items, asked=len(rows) > 0)
         return done
 
@@ -139,7 +141,7 @@ class Ease(HistoryHead):
     def because_each(self, state: History, items: Indices, room: Room) -> Floats:
         """See Quick."""
         c = self.config
-        return spoken(state, self.weights, items, room, decay=c.decay, last=c.last)
+        return spoken(state, self._packed, items, room, decay=c.decay, last=c.last)
 
     def find(self, state: History, n: int, now: float, room: Room) -> Indices | None:
         """See Quick."""
@@ -168,8 +170,14 @@ class Ease(HistoryHead):
         if told is None:
             return False
         self.held, self.weights = told
+        self.__dict__.pop("_packed", None)
         self.known = self.held.takers > 0
         return True
+
+    @cached_property
+    def _packed(self) -> Weights:
+        """The weights as compiled loops read them."""
+        return packed(self.weights)
 
     def save(self, folder: Path) -> None:
         """See Head."""

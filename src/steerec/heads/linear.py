@@ -12,8 +12,9 @@ import steerec.kernels as kernels
 from steerec.contracts import Floats, History, Indices
 from steerec.heads.contract import Room
 from steerec.heads.histories import Rows
+from steerec.heads.packed import Packed
 
-Weights: TypeAlias = Any  # Floats or sparse.csr_matrix; SciPy ships no types
+Weights: TypeAlias = Any  # Floats, sparse.csr_matrix or, compiled, Packed; SciPy ships no types
 ALL = np.empty(0, np.int32)  # of the kernels: not some items, but the whole catalogue
 
 
@@ -72,8 +73,10 @@ def add_products(
 
     False, and nothing is added: dense weights for some items only.
     """
-    if isinstance(weights, np.ndarray):
-        if items is None:
+    if not sparse.issparse(weights):
+        if items is None and isinstance(weights, Packed):
+            kernels.asking.add_packed(rows, sums, weights.codes, weights.step, out)
+        elif items is None:
             kernels.asking.add_dense(rows, sums, weights, out)
         return items is None
     w = weights
@@ -171,6 +174,9 @@ def spoken(
     if isinstance(weights, np.ndarray):
         dense: Floats = kernels.telling.said_dense(*events, weights, items)
         return dense
+    if isinstance(weights, Packed):
+        short: Floats = kernels.telling.said_packed(*events, weights.codes, weights.step, items)
+        return short
     w, zeros = weights, room.zeros(weights.shape[1])
     said: Floats = kernels.telling.said_sparse(*events, w.indptr, w.indices, w.data, items, zeros)
     return said

@@ -91,7 +91,8 @@ class UserKnn(HistoryHead):
         self._idf = (idf**self.config.rarity).astype(np.float32)
         lowered = np.maximum(counts, 1).astype(np.float32) ** np.float32(-self.config.popularity)
         self._by_owner = np.argsort(self.owner, kind="stable")
-        self._owners = self.owner[self._by_owner]
+        users = np.arange(int(self.owner.max(initial=-1)) + 2)
+        self._starts: list[int] = np.searchsorted(self.owner[self._by_owner], users).tolist()
         self._by_item = _unit(_scaled(self.rows, self._idf)).T.tocsr()
         self._answers = (sparse.diags(self.worth) @ _scaled(self.rows, lowered)).tocsr()
 
@@ -136,7 +137,7 @@ class UserKnn(HistoryHead):
             rows.indices,
             rows.data,
             self._own(state.user_idx),
-            room.zeros(len(self.owner)),
+            len(self.owner),
             c.neighbours,
         )
         out.fill(0.0)
@@ -165,10 +166,9 @@ class UserKnn(HistoryHead):
 
     def _own(self, user_idx: int) -> NDArray[np.int64]:
         """The stretches of one user, none for a user never seen."""
-        if user_idx < 0:
+        if not 0 <= user_idx < len(self._starts) - 1:
             return self._by_owner[:0]
-        both = np.array([user_idx, user_idx + 1], self._owners.dtype)  # another would copy all
-        return self._by_owner[slice(*np.searchsorted(self._owners, both))]
+        return self._by_owner[self._starts[user_idx] : self._starts[user_idx + 1]]
 
     def forget(self, user_idx: int, history: History) -> bool:
         """See Head: empties the user's stretches and weighs the rest anew (all of them).

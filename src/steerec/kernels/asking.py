@@ -4,6 +4,7 @@ What `heads` computes for many users with NumPy and SciPy, for one user in one p
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steerec.contracts import Floats, Indices
 from steerec.kernels.compiling import (
@@ -12,6 +13,7 @@ from steerec.kernels.compiling import (
     FLOAT,
     INT,
     LONG,
+    SHORT,
     compiled,
     given,
     made,
@@ -20,6 +22,7 @@ from steerec.kernels.compiling import (
 )
 
 FAINT = 1e-10  # of the greatest weight of a query: rows that weigh less are left out
+CODES = 32_767  # of a packed weight on either side of 0
 
 
 @compiled(LONG(given(INT), LONG))
@@ -104,6 +107,51 @@ def add_dense(rows: Indices, sums: Floats, weights: Floats, out: Floats) -> None
         a = weights[rows[used[number]]]
         for item in range(n):
             out[item] += sums[used[number]] * a[item]
+        number += 1
+
+
+@compiled(none(given(FLOAT, 2), made(SHORT, 2), made(FLOAT)))
+def pack(weights: Floats, codes: NDArray[np.int16], step: Floats) -> None:
+    """Round each row to codes; see heads.packed."""
+    for row in range(len(weights)):
+        numbers, coded, greatest = weights[row], codes[row], np.float32(0.0)
+        for item in range(len(numbers)):
+            greatest = max(greatest, abs(numbers[item]))
+        told = greatest > 1e-30  # below, 1 / step would be infinite
+        step[row] = greatest / np.float32(CODES) if told else np.float32(0.0)
+        per = np.float32(1.0) / step[row] if told else np.float32(0.0)
+        for item in range(len(numbers)):
+            coded[item] = np.int16(np.rint(numbers[item] * per))
+
+
+@compiled(none(given(INT), given(FLOAT), given(SHORT, 2), given(FLOAT), made(FLOAT)))
+def add_packed(
+    rows: Indices, sums: Floats, codes: NDArray[np.int16], step: Floats, out: Floats
+) -> None:
+    """Add `sums @ weights[rows]` to `out`, the weights being packed.
+
+    Rows that are lost in the rounding of the one that weighs most are left out.
+    """
+    n, greatest = codes.shape[1], np.float32(0.0)
+    used, factor, n_used = np.empty(len(rows), np.int32), np.empty(len(rows), np.float32), 0
+    for number in range(len(rows)):
+        greatest = max(greatest, abs(sums[number] * step[rows[number]]))
+    for number in range(len(rows)):
+        used[n_used], factor[n_used] = rows[number], sums[number] * step[rows[number]]
+        n_used += abs(factor[n_used]) * np.float32(2 * CODES) > greatest
+    number = 0
+    while number + 4 <= n_used:
+        a, b = codes[used[number]], codes[used[number + 1]]
+        c, d = codes[used[number + 2]], codes[used[number + 3]]
+        s, t, u, v = factor[number], factor[number + 1], factor[number + 2], factor[number + 3]
+        for item in range(n):
+            two = s * np.float32(a[item]) + t * np.float32(b[item])
+            out[item] += two + u * np.float32(c[item]) + v * np.float32(d[item])
+        number += 4
+    while number < n_used:
+        a = codes[used[number]]
+        for item in range(n):
+            out[item] += factor[number] * np.float32(a[item])
         number += 1
 
 

@@ -13,7 +13,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 njit: Any = numba.njit  # its own types cannot say what `compiled` does
 types: Any = numba.types
 
-FLAG, TINY = types.boolean, types.int8
+FLAG, TINY, SHORT = types.boolean, types.int8, types.int16
 INT, LONG = types.int32, types.int64
 FLOAT, DOUBLE = types.float32, types.float64
 

@@ -17,83 +17,110 @@ from steerec.kernels.compiling import (
     pair,
 )
 
-SIZES = 4_096  # steps of size by which most of what is too small is passed over unsorted
+SIZES = 4_096  # steps of size by which most of what is too small is passed over at once
+BLOCK = 4_096  # stretches looked at together: their cosines stay in the nearest cache
 NUMBER = 2**32  # below: the stretch and its sign, above: the size
 
 
-@compiled(made(LONG)(given(INT), made(FLOAT), LONG))
-def _largest_keys(touched: Indices, room: Floats, most: int) -> NDArray[np.int64]:
-    """What sorts stretches by size, low indices before high ones; `room` becomes zero."""
-    bits, histogram = room.view(np.int32), np.zeros(SIZES, np.int64)
-    keys, n_keys = np.empty(len(touched), np.int64), 0
-    for number in range(len(touched)):
-        stretch = touched[number]
-        size = bits[stretch] & 0x7FFFFFFF
-        if size:  # 0: its own, or taken already
-            sign = int(bits[stretch] < 0)
-            below = ((NUMBER // 2 - 1 - np.int64(stretch)) << 1) | sign
-            keys[n_keys] = np.int64(size) * NUMBER + below
-            histogram[size >> 19] += 1
-            n_keys += 1
-            room[stretch] = 0.0
-    if n_keys <= most:
-        return keys[:n_keys]
-    step, n_above = SIZES, 0
-    while n_above < most:
-        step -= 1
-        n_above += histogram[step]
-    n_kept = 0
-    for number in range(n_keys):
+@compiled(
+    LONG(
+        made(LONG),
+        given(LONG),
+        given(FLOAT),
+        given(INT),
+        given(FLOAT),
+        LONG,
+        made(FLOAT),
+        made(INT),
+    )
+)
+def _meet(
+    at: NDArray[np.int64],
+    stop: NDArray[np.int64],
+    share: Floats,
+    indices: Indices,
+    data: Floats,
+    first: int,
+    room: Floats,
+    touched: Indices,
+) -> int:
+    """Add to the cosines of the stretches from `first` on, as many as fit into `room`.
+
+    Args:
+        at, stop: (n,) where the entries of each item go on, and end; the first is moved.
+        touched: filled with the places in `room` that were named, of which it holds one more than
+            there are; how many is returned.
+    """
+    n_touched, end = 0, first + len(room)
+    for number in range(len(at)):
+        entry, weight = at[number], share[number]
+        while entry < stop[number] and indices[entry] < end:
+            place = indices[entry] - first
+            touched[n_touched] = place
+            n_touched += int(room[place] == 0.0) & int(n_touched < len(room))
+            room[place] += weight * data[entry]
+            entry += 1
+        at[number] = entry
+    if n_touched == len(room):  # some perhaps twice, where weights cancelled out
+        touched[:n_touched] = np.arange(n_touched)
+    return n_touched
+
+
+@compiled(made(LONG)(made(LONG), LONG))
+def _largest(keys: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """The `most` largest keys, no two being equal."""
+    if len(keys) <= most:
+        return keys
+    least, n_kept = nth_largest(keys.copy(), most), 0
+    for number in range(len(keys)):
         keys[n_kept] = keys[number]
-        n_kept += keys[number] // NUMBER >> 19 >= step
-    large = keys[:n_kept].copy()
-    least = nth_largest(large, most)
-    n_large = 0
-    for number in range(n_kept):
-        large[n_large] = keys[number]
-        n_large += keys[number] >= least and n_large < most
-    return large[:most]
+        n_kept += keys[number] >= least
+    return keys[:n_kept]
 
 
 @compiled(
-    pair(made(INT), made(FLOAT))(
-        given(INT), given(FLOAT), given(INT), given(INT), given(FLOAT), given(LONG), made(FLOAT),
-        LONG,
-    )
-)  # fmt: skip
-def nearest(
-    items: Indices,
-    sums: Floats,
-    indptr: Indices,
-    indices: Indices,
-    data: Floats,
-    own: NDArray[np.int64],
+    none(given(INT), made(FLOAT), LONG, LONG, made(LONG), made(LONG), made(LONG)),
+)
+def _sift(
+    touched: Indices,
     room: Floats,
+    first: int,
     most: int,
-) -> tuple[Indices, Floats]:
-    """The `most` stretches whose cosines with the query are largest in size, ties by index.
+    keys: NDArray[np.int64],
+    so_far: NDArray[np.int64],
+    histogram: NDArray[np.int64],
+) -> None:
+    """Add the keys of stretches that may be among the largest, from `first` on; empty `room`.
 
     Args:
-        indptr, indices, data: (n_items, n_stretches) as CSR, stretches of unit length.
-        own: stretches that have no say.
-        room: (n_stretches,) of zeros, which it is again afterwards.
+        keys: what sorts stretches by size, low indices before high ones.
+        so_far: how many keys there are, the step of size below which none is among the largest,
+            and how many reach that step.
+        histogram: (SIZES,) how many were added of each step.
     """
-    square, n_entries = np.float32(0.0), 0
-    for number in range(len(items)):
-        square += sums[number] * sums[number]
-        n_entries += indptr[items[number] + 1] - indptr[items[number]]
-    length = np.float32(max(np.sqrt(square), np.float32(1e-12)))
-    touched, n_touched = np.empty(n_entries, np.int32), 0
-    for number in range(len(items)):
-        share = sums[number] / length
-        for at in range(indptr[items[number]], indptr[items[number] + 1]):
-            stretch = indices[at]
-            touched[n_touched] = stretch
-            n_touched += room[stretch] == 0.0
-            room[stretch] += share * data[at]
-    for number in range(len(own)):
-        room[own[number]] = 0.0
-    keys = _largest_keys(touched[:n_touched], room, most)
+    n_keys, step, n_above = so_far
+    bits = room.view(np.int32)
+    for number in range(len(touched)):
+        place = touched[number]
+        size = bits[place] & 0x7FFFFFFF
+        if size >> 19 >= step and size:  # 0: its own, or taken already
+            below = (NUMBER // 2 - 1 - first - np.int64(place)) << 1
+            keys[n_keys] = np.int64(size) * NUMBER + (below | int(bits[place] < 0))
+            histogram[size >> 19] += 1
+            n_keys += 1
+            n_above += 1
+            while n_above - histogram[step] >= most:
+                n_above -= histogram[step]
+                step += 1
+        room[place] = 0.0
+    if n_keys > 2 * most:
+        n_keys = len(_largest(keys[:n_keys], most))
+    so_far[:] = n_keys, step, n_above
+
+
+@compiled(pair(made(INT), made(FLOAT))(given(LONG)))
+def _unkeyed(keys: NDArray[np.int64]) -> tuple[Indices, Floats]:
+    """The stretches and their cosines."""
     found, alike = np.empty(len(keys), np.int32), np.empty(len(keys), np.float32)
     bits = alike.view(np.int32)
     for number in range(len(keys)):
@@ -101,6 +128,47 @@ def nearest(
         found[number] = (NUMBER // 2 - 1) - (below >> 1)
         bits[number] = (keys[number] // NUMBER) | ((below & 1) << 31)
     return found, alike
+
+
+@compiled(
+    pair(made(INT), made(FLOAT))(
+        given(INT), given(FLOAT), given(INT), given(INT), given(FLOAT), given(LONG), LONG, LONG
+    )
+)
+def nearest(
+    items: Indices,
+    sums: Floats,
+    indptr: Indices,
+    indices: Indices,
+    data: Floats,
+    own: NDArray[np.int64],
+    n_stretches: int,
+    most: int,
+) -> tuple[Indices, Floats]:
+    """The `most` stretches whose cosines with the query are largest in size, ties by index.
+
+    Args:
+        indptr, indices, data: (n_items, n_stretches) as CSR, stretches of unit length, rising.
+        own: stretches that have no say, rising.
+    """
+    square, n = np.float32(0.0), len(items)
+    at, stop, share = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.float32)
+    for number in range(n):
+        square += sums[number] * sums[number]
+        at[number], stop[number] = indptr[items[number]], indptr[items[number] + 1]
+    length = np.float32(max(np.sqrt(square), np.float32(1e-12)))
+    for number in range(n):
+        share[number] = sums[number] / length
+    room, touched = np.zeros(BLOCK, np.float32), np.empty(BLOCK + 1, np.int32)
+    keys, so_far = np.empty(2 * most + BLOCK, np.int64), np.zeros(3, np.int64)
+    histogram, n_own = np.zeros(SIZES, np.int64), 0
+    for first in range(0, n_stretches, BLOCK):
+        n_touched = _meet(at, stop, share, indices, data, first, room, touched)
+        while n_own < len(own) and own[n_own] < first + BLOCK:
+            room[own[n_own] - first] = 0.0
+            n_own += 1
+        _sift(touched[:n_touched], room, first, most, keys, so_far, histogram)
+    return _unkeyed(_largest(keys[: so_far[0]], most))
 
 
 @compiled(DOUBLE(given(FLOAT), given(FLOAT)), reorder=True)

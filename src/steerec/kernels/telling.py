@@ -10,6 +10,7 @@ from steerec.kernels.compiling import (
     FLOAT,
     INT,
     LONG,
+    SHORT,
     compiled,
     given,
     made,
@@ -54,6 +55,35 @@ def said_dense(
         if 0 <= row < len(weights):
             for place in range(len(items)):
                 found[place, number] = fades[number] * weights[row, items[place]]
+    return found
+
+
+@compiled(
+    made(FLOAT, 2)(
+        given(INT), given(FLOAT), given(INT), DOUBLE, LONG, given(SHORT, 2), given(FLOAT),
+        given(INT),
+    )
+)  # fmt: skip
+def said_packed(
+    item_idx: Indices,
+    weight: Floats,
+    basket: Indices,
+    decay: float,
+    last: int,
+    codes: NDArray[np.int16],
+    step: Floats,
+    items: Indices,
+) -> Floats:
+    """`said_dense` where the weights are packed."""
+    fades = faded(weight, basket, decay, last)
+    found = np.zeros((len(items), len(fades)), np.float32)
+    first = len(item_idx) - len(fades)
+    for number in range(len(fades)):
+        row = item_idx[first + number]
+        if 0 <= row < len(codes):
+            for place in range(len(items)):
+                told = step[row] * np.float32(codes[row, items[place]])
+                found[place, number] = fades[number] * told
     return found
 
 
