@@ -41,6 +41,9 @@ SCENARIOS: dict[str, Scenario] = {
     "P1-amazon-beauty-networks": Scenario(
         "amazon-beauty", "loo", "time-blind", peers=False, heads="quick,sequence"
     ),
+    "P1-ml-100k-two-tower": Scenario(
+        "ml-100k", "loo", "time-blind", peers=False, heads="quick,two_tower"
+    ),
     "P2-ml-100k-frozen": Scenario("ml-100k", "successive", "frozen"),
     "P2-ml-100k-live": Scenario("ml-100k", "successive", "live", peers=False),
     "P2-ml-1m-frozen": Scenario("ml-1m", "successive", "frozen"),
