@@ -1,7 +1,7 @@
 """Compiled loops answer as the plain functions do, from any history and for any items."""
 
 import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from importlib import import_module
 
@@ -24,7 +24,7 @@ from steerec.heads import QUICK, content, load_head
 from steerec.heads.contract import Room
 from steerec.heads.histories import recency_rows
 from steerec.heads.linear import add_products, asked_with, spoken
-from steerec.heads.packed import packed
+from steerec.heads.packed import Packed, packed
 from test_engine_narrow import curves, scores
 
 NOW = world().now
@@ -85,8 +85,21 @@ def head_of(name):
     return cls.fit(world().data, config, np.random.default_rng(0))
 
 
+class Rounded(content.Content):
+    """Likeness by vectors rounded as compiled loops read it."""
+
+    def score(self, states, items, now):
+        scores = super().score(states, items, now)
+        if items is None:
+            rounding = self._near.plain() - self.vectors @ self.vectors.T
+            scores += self._query(states).matrix() @ rounding
+        return scores
+
+
 def as_asked(head):
     """The head with its weights rounded as compiled loops read them."""
+    if isinstance(head, content.Content):
+        return Rounded(**{field.name: getattr(head, field.name) for field in fields(head)})
     if not hasattr(head, "_packed") or sparse.issparse(head.weights):
         return head
     if isinstance(head.weights, tuple):
@@ -151,6 +164,19 @@ def test_packed_weights_answer_as_dense_ones_but_for_the_fifth_digit(n_rows):
     history, items = History.of([4, 2, 99, 7]), np.array([1, 30], np.int32)
     said = [spoken(history, w, items, Room(), decay=0.8, last=3) for w in (short, weights)]
     np.testing.assert_allclose(*said, rtol=1e-5, atol=np.abs(weights).max() / kernels.asking.CODES)
+
+
+def test_kept_products_of_vectors_follow_a_catalogue_that_changes(monkeypatch):
+    monkeypatch.setattr("steerec.heads.packed.BLOCK", 4)
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((10, 5)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[[2, 8]] = 0.0
+    old = vectors[:7].copy()
+    old[[1, 4]] = old[[4, 1]]
+    grown = Packed.products(old).with_products(vectors, np.array([1, 4], np.int32))
+    np.testing.assert_array_equal(grown.codes, Packed.products(vectors).codes)
+    np.testing.assert_allclose(grown.plain(), vectors @ vectors.T, atol=0.6 / kernels.asking.CODES)
 
 
 @pytest.mark.parametrize("asked", [(4,), (4, 0, 1), (4, -0.5, 1)])

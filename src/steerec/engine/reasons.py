@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import steerec.kernels as kernels
-from steerec.contracts import History, Indices
+from steerec.contracts import Floats, History, Indices
 from steerec.data.counted import counted
 from steerec.engine.panel import Panel
 from steerec.engine.people import Person
@@ -36,6 +36,21 @@ class Reason:
 
     sentence: str
     because: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What the events of a history said for some items.
+
+    Attributes:
+        told: (n_rows, n_events) float32, by an item and a head asked.
+        row_of: (n_items, ASKED) int32, where what each head said of each item stands; -1: nowhere.
+        weight: (n_items, ASKED) nats that the heads count.
+    """
+
+    told: Floats
+    row_of: Indices
+    weight: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -78,8 +93,8 @@ class Reasons:
         order = np.argsort(-parts, axis=1, kind="stable")
         n_spoke = np.count_nonzero(parts > 0, axis=1).tolist()
         spoke = [row[:n] for row, n in zip(order.tolist(), n_spoke, strict=True)]
-        shares, weight = self._shares(person, items, names, spoke, parts)
-        strongest, newest = self._strongest(shares, weight, history.item_idx)
+        spoken = self._spoken(person, items, names, spoke, parts)
+        strongest, newest = self._strongest(spoken, history.item_idx)
         liked = set(history.item_idx[history.weight > 0].tolist())
         ids = self.panel.model.data.item_ids
         reasons = []
@@ -92,44 +107,43 @@ class Reasons:
             reasons.append(Reason(sentence, tuple([str(ids[i]) for i in found])))
         return reasons
 
-    def _shares(
+    def _spoken(
         self,
         person: Person,
         items: Indices,
         names: Sequence[str],
         spoke: Sequence[Sequence[int]],
         parts: NDArray[np.float64],
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """How much each event spoke for each item, by the heads asked, and what these count.
-
-        Returns:
-            (n_items, ASKED, n_events), not yet of one size, and (n_items, ASKED) nats.
-        """
-        n_events = len(person.history)
-        shares, weight = np.zeros((len(items), ASKED, n_events)), np.zeros((len(items), ASKED))
+    ) -> Spoken:
+        """How much each event spoke for each item, by the heads asked, and what these count."""
         slow = {number for number, name in enumerate(names) if name in SLOW}
+        weight = np.zeros((len(items), ASKED))
         cells: dict[int, list[tuple[int, int]]] = {}
         for row, heads in enumerate(spoke):
             for rank, head in enumerate([h for h in heads if h not in slow][:ASKED]):
                 weight[row, rank] = parts[row, head]
                 cells.setdefault(head, []).append((row, rank))
+        n_events = len(person.history)
+        told = np.zeros((len(items) * ASKED, n_events), np.float32)
+        row_of, start = np.full((len(items), ASKED), -1, np.int32), 0
         for head, places in cells.items() if n_events else ():
-            own = items[[row for row, _ in places]]
-            told = self.panel.because_each(names[head], person.states, own)
-            if n := min(told.shape[1], n_events):  # a state may hold the newest events only
-                for place, one in zip(places, told[:, told.shape[1] - n :], strict=True):
-                    shares[place][n_events - n :] = one
-        return shares, weight
+            rows, ranks = map(list, zip(*places, strict=True))
+            said = self.panel.because_each(names[head], person.states, items[rows])
+            if n := min(said.shape[1], n_events):  # a state may hold the newest events only
+                stop = start + len(rows)
+                told[start:stop, n_events - n :] = said[:, said.shape[1] - n :]
+                row_of[rows, ranks] = np.arange(start, stop)
+                start = stop
+        return Spoken(told, row_of, weight)
 
-    def _strongest(
-        self, shares: NDArray[np.float64], weight: NDArray[np.float64], history: Indices
-    ) -> tuple[list[list[int]], list[int]]:
+    def _strongest(self, spoken: Spoken, history: Indices) -> tuple[list[list[int]], list[int]]:
         """Of each item at most three items whose events spoke most, and the event that did."""
+        told, row_of, weight = spoken.told, spoken.row_of, spoken.weight
         if self.panel.is_compiled:
-            best, event = kernels.telling.strongest(shares, weight, history, MOST_EVENTS)
+            best, event = kernels.telling.strongest(told, row_of, weight, history, MOST_EVENTS)
             return [[i for i in row if i >= 0] for row in best.tolist()], event.tolist()
-        shares = np.fmax(shares, 0.0)  # NaN: 0
-        shares /= np.maximum(shares.sum(axis=2, keepdims=True), 1e-300)
+        shares = np.fmax(told[row_of], 0.0) * (row_of >= 0)[:, :, None]  # NaN: 0
+        shares = shares / np.maximum(shares.sum(axis=2, keepdims=True, dtype=float), 1e-300)
         events = (weight[:, :, None] * shares).sum(axis=1)
         return _strongest(history, events), _newest_max(shares[:, 0])
 

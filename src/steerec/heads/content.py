@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -29,6 +30,7 @@ from steerec.heads.linear import (
     neighbours,
     spoken,
 )
+from steerec.heads.packed import Packed
 from steerec.heads.whitening import Whitening
 
 BLOCK = 500  # items whose likeness to the whole catalogue is held at once
@@ -128,8 +130,13 @@ class Content(HistoryHead):
         c = self.config
         rows, sums = asked_with(state, decay=c.decay, last=c.last, known=self._known)
         sums = sums / max(float(np.abs(sums).sum()), 1e-12)
-        wanted = self.vectors if items is None else self.vectors[items]
-        np.dot(wanted, sums @ self.vectors[rows], out=out)
+        near = self._near if items is None else None
+        if near is not None:
+            out.fill(0.0)
+            add_products(rows, sums, near, None, room, out)
+        else:
+            wanted = self.vectors if items is None else self.vectors[items]
+            np.dot(wanted, sums @ self.vectors[rows], out=out)
         if self.lexical is not None:
             sums = sums * np.float32(c.lexical_weight)
             add_products(rows, sums, self.lexical.alike, items, room, out)
@@ -202,11 +209,9 @@ class Content(HistoryHead):
         if self.whitening is not None and data.vectors is not None:
             more = self.whitening.transform(data.vectors[self.n_items :])
         texts = item_texts(data.items[self.n_items :])
-        return replace(
-            self,
-            vectors=np.concatenate([self.vectors, more]),
-            lexical=None if self.lexical is None else self.lexical.with_texts(texts),
-        )
+        vectors = np.concatenate([self.vectors, more])
+        lexical = None if self.lexical is None else self.lexical.with_texts(texts)
+        return self._changed(vectors, lexical, np.empty(0, np.int32))
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -261,7 +266,21 @@ class Content(HistoryHead):
             vectors[places] = self.whitening.transform(data.vectors[places])
         texts = item_texts(data.items[places])
         lexical = None if self.lexical is None else self.lexical.reworded(places, texts)
-        return replace(self, vectors=vectors, lexical=lexical)
+        return self._changed(vectors, lexical, places)
+
+    @cached_property
+    def _near(self) -> Packed | None:
+        """Likeness by vectors of each two items, as compiled loops read it; None: too many."""
+        few = 0 < self.n_items <= DENSE_ITEMS and self.vectors.shape[1] > 0
+        return Packed.products(self.vectors) if few else None
+
+    def _changed(self, vectors: Floats, lexical: Lexical | None, places: Indices) -> Self:
+        """The same with other vectors at these places and beyond the end."""
+        new = replace(self, vectors=vectors, lexical=lexical)
+        near = self.__dict__.get("_near")
+        if near is not None and len(vectors) <= DENSE_ITEMS:  # else it is made when it is asked for
+            new.__dict__["_near"] = near.with_products(vectors, places)
+        return new
 
     def save(self, folder: Path) -> None:
         """See Head."""

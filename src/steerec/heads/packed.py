@@ -1,7 +1,8 @@
 """Dense item-to-item weights in two bytes each: what compiled loops read of one user's rows.
 
 A list reads megabytes of weights and is as fast as memory gives them. Codes are rounded to 1/65,534
-of the largest weight of a row, which moves scores in their fifth digit.
+of the largest weight of a row, which moves scores in their fifth digit. Products of vectors are
+kept like weights where there are few items: 20 rows of them are less than all vectors.
 """
 
 import mmap
@@ -12,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import steerec.kernels as kernels
-from steerec.contracts import Floats
+from steerec.contracts import Floats, Indices
+
+BLOCK = 512  # vectors whose products are held as floats at once
+CODES = 32_767  # on either side of 0; as in kernels.asking
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,26 @@ class Packed:
             mapped.madvise(mmap.MADV_DONTNEED)
         return cls(codes, step)
 
+    @classmethod
+    def products(cls, vectors: Floats) -> Self:
+        """Products of each two vectors, which are of unit length or zero."""
+        shape = (len(vectors), len(vectors))
+        empty = cls(np.empty(shape, np.int16), np.full(len(vectors), 1 / CODES, np.float32))
+        for start in range(0, len(vectors), BLOCK):
+            some = slice(start, start + BLOCK)
+            empty.codes[some] = _rounded(vectors[some] @ vectors.T)
+        return empty
+
+    def with_products(self, vectors: Floats, places: Indices) -> Self:
+        """`products` again where vectors at these places, and all beyond the end, are others."""
+        old, n = len(self.codes), len(vectors)
+        codes = np.empty((n, n), np.int16)
+        codes[:old, :old] = self.codes
+        changed = np.union1d(places, np.arange(old, n))
+        codes[changed] = _rounded(vectors[changed] @ vectors.T)
+        codes[:, changed] = codes[changed].T
+        return type(self)(codes, np.full(n, 1 / CODES, np.float32))
+
     def plain(self) -> Floats:
         """The weights that the codes stand for."""
         weights: Floats = self.codes * self.step[:, None]
@@ -46,3 +70,10 @@ class Packed:
 def packed(weights: Any) -> Any:
     """Dense weights packed; sparse ones as they are, whose entries lie apart anyway."""
     return Packed.of(weights) if isinstance(weights, np.ndarray) else weights
+
+
+def _rounded(products: Floats) -> NDArray[np.int16]:
+    """The codes of numbers from -1 to 1."""
+    np.clip(products, -1.0, 1.0, out=products)
+    codes: NDArray[np.int16] = np.rint(products * np.float32(CODES)).astype(np.int16)
+    return codes

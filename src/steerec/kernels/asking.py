@@ -164,7 +164,7 @@ def add_sparse(
     for number in range(len(rows)):
         if abs(sums[number]) >= least:
             for at in range(indptr[rows[number]], indptr[rows[number] + 1]):
-                out[indices[at]] += sums[number] * data[at]
+                out[np.uint32(indices[at])] += sums[number] * data[at]  # so none is below 0
 
 
 @compiled(

@@ -48,21 +48,19 @@ def _meet(
 
     Args:
         at, stop: (n,) where the entries of each item go on, and end; the first is moved.
-        touched: filled with the places in `room` that were named, of which it holds one more than
-            there are; how many is returned.
+        touched: filled with the places in `room` that were named, some perhaps twice where weights
+            cancelled out; how many is returned.
     """
     n_touched, end = 0, first + len(room)
     for number in range(len(at)):
         entry, weight = at[number], share[number]
         while entry < stop[number] and indices[entry] < end:
-            place = indices[entry] - first
+            place = np.uint32(indices[entry] - first)  # unsigned: none counts from the end
             touched[n_touched] = place
-            n_touched += int(room[place] == 0.0) & int(n_touched < len(room))
+            n_touched += room[place] == 0.0
             room[place] += weight * data[entry]
             entry += 1
         at[number] = entry
-    if n_touched == len(room):  # some perhaps twice, where weights cancelled out
-        touched[:n_touched] = np.arange(n_touched)
     return n_touched
 
 
@@ -99,11 +97,11 @@ def _sift(
         histogram: (SIZES,) how many were added of each step.
     """
     n_keys, step, n_above = so_far
-    bits = room.view(np.int32)
+    bits, least = room.view(np.int32), max(step << 19, 1)  # 0: its own, or taken already
     for number in range(len(touched)):
-        place = touched[number]
+        place = np.uint32(touched[number])
         size = bits[place] & 0x7FFFFFFF
-        if size >> 19 >= step and size:  # 0: its own, or taken already
+        if size >= least:
             below = (NUMBER // 2 - 1 - first - np.int64(place)) << 1
             keys[n_keys] = np.int64(size) * NUMBER + (below | int(bits[place] < 0))
             histogram[size >> 19] += 1
@@ -112,6 +110,7 @@ def _sift(
             while n_above - histogram[step] >= most:
                 n_above -= histogram[step]
                 step += 1
+                least = step << 19
         room[place] = 0.0
     if n_keys > 2 * most:
         n_keys = len(_largest(keys[:n_keys], most))
@@ -151,15 +150,17 @@ def nearest(
         indptr, indices, data: (n_items, n_stretches) as CSR, stretches of unit length, rising.
         own: stretches that have no say, rising.
     """
-    square, n = np.float32(0.0), len(items)
+    square, n, n_entries = np.float32(0.0), len(items), 0
     at, stop, share = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.float32)
     for number in range(n):
         square += sums[number] * sums[number]
         at[number], stop[number] = indptr[items[number]], indptr[items[number] + 1]
+        n_entries += stop[number] - at[number]
     length = np.float32(max(np.sqrt(square), np.float32(1e-12)))
     for number in range(n):
         share[number] = sums[number] / length
-    room, touched = np.zeros(BLOCK, np.float32), np.empty(BLOCK + 1, np.int32)
+    room, most_at_once = np.zeros(BLOCK, np.float32), min(n_entries, n * BLOCK)
+    touched = np.empty(most_at_once + 1, np.int32)
     keys, so_far = np.empty(2 * most + BLOCK, np.int64), np.zeros(3, np.int64)
     histogram, n_own = np.zeros(SIZES, np.int64), 0
     for first in range(0, n_stretches, BLOCK):

@@ -162,10 +162,8 @@ def _put(value: float, item: int, sizes: NDArray[np.float64], best: Indices) -> 
         sizes[at], best[at] = value, item
 
 
-@compiled(none(given(DOUBLE), DOUBLE, given(INT), made(DOUBLE)))
-def _add_shares(
-    spoke: NDArray[np.float64], weight: float, place: Indices, total: NDArray[np.float64]
-) -> None:
+@compiled(none(given(FLOAT), DOUBLE, given(INT), made(DOUBLE)))
+def _add_shares(spoke: Floats, weight: float, place: Indices, total: NDArray[np.float64]) -> None:
     """Add each event's share of what is above 0, times the weight, to its item's total."""
     whole = 0.0
     for at in range(len(spoke)):
@@ -175,33 +173,44 @@ def _add_shares(
             total[place[at]] += weight * (spoke[at] / whole)
 
 
-@compiled(pair(made(INT, 2), made(INT))(given(DOUBLE, 3), given(DOUBLE, 2), given(INT), LONG))
+@compiled(
+    pair(made(INT, 2), made(INT))(
+        given(FLOAT, 2), given(INT, 2), given(DOUBLE, 2), given(INT), LONG
+    )
+)
 def strongest(
-    shares: NDArray[np.float64], weight: NDArray[np.float64], history: Indices, most: int
+    told: Floats,
+    row_of: Indices,
+    weight: NDArray[np.float64],
+    history: Indices,
+    most: int,
 ) -> tuple[Indices, Indices]:
     """The items of the history that spoke most for each shown item, and its one event.
 
     Args:
-        shares: (n_shown, n_asked, n_events) how much each event spoke, by each head asked; what is
-            not above 0 counts as nothing.
+        told: (n_rows, n_events) how much each event spoke for an item by a head; what is not above
+            0 counts as nothing.
+        row_of: (n_shown, n_asked) the row of each item and head asked, -1: none.
         weight: (n_shown, n_asked) of the heads asked.
         history: (n_events,) whose event each is.
     Returns:
         (n_shown, most) items, strongest first, ties by index, then -1; and (n_shown,) the place of
         the event that spoke most by the first head, the newest of equal ones, -1: none.
     """
-    n_shown, n_asked, n_events = shares.shape
+    n_shown, n_asked = row_of.shape
     best, event = np.full((n_shown, most), -1, np.int32), np.full(n_shown, -1, np.int32)
     items, place = distinct(history)
     total, size = np.empty(len(items)), np.empty(most)
     for shown in range(n_shown):
         total[:] = 0.0
         for rank in range(n_asked):
-            _add_shares(shares[shown, rank], weight[shown, rank], place, total)
-        top = 0.0
-        for at in range(n_events):
-            if shares[shown, 0, at] > 0.0 and shares[shown, 0, at] >= top:
-                top, event[shown] = shares[shown, 0, at], at
+            if row_of[shown, rank] >= 0:
+                _add_shares(told[row_of[shown, rank]], weight[shown, rank], place, total)
+        top = np.float32(0.0)
+        first = told[max(row_of[shown, 0], 0)]
+        for at in range(len(history) if row_of[shown, 0] >= 0 else 0):
+            if first[at] > 0.0 and first[at] >= top:
+                top, event[shown] = first[at], at
         size[:] = 0.0
         for number in range(len(items)):
             _put(np.rint(total[number] * 1e9), items[number], size, best[shown])
