@@ -64,6 +64,20 @@ def test_a_theta_that_is_not_finite_is_not_let_through(reference):
     assert nats == 0.0
 
 
+def test_theta_is_made_to_spread_scores_as_the_promoted_one_does(reference):
+    promoted = np.array([[1.0, 0.3], [0.5, 0.0], [0.0, 0.0]])
+    other = np.array([[0.0, 0.0], [0.1, 0.0], [0.0, 7.0]])
+    found = reference.as_spread(other, promoted)
+
+    def spread(theta):
+        lists = [s[s > -1e29] for s in reference.scores(theta)]
+        return np.sqrt(np.mean([one.var() for one in lists]))
+
+    np.testing.assert_allclose(spread(found), spread(promoted), rtol=1e-5)
+    np.testing.assert_allclose(found / found.max(), other / other.max(), rtol=1e-9)
+    np.testing.assert_array_equal(reference.as_spread(0 * other, promoted), 0 * other)
+
+
 def test_dials_keep_to_their_limits_and_to_a_step():
     config = GuardConfig(dials={"diversity": (0.0, 1.0), "freshness": (0.0, 2.0)}, dial_step=0.25)
     promoted = {"diversity": 0.9, "freshness": 1.0, "length": 10.0}

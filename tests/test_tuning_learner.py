@@ -428,13 +428,30 @@ def test_memories_forget_and_are_judged_as_by_hand():
     np.testing.assert_allclose(kept.curvature[:, 0, 0], [4 * 0.5 * np.exp(-1) + 1, 3.0])
     np.testing.assert_allclose(kept.linear[:, 0], [2 * 0.5 * np.exp(-1) + 3, 4.0])
 
-    def mean(curvature, linear):
-        return linear / curvature[0]
-
-    kept.judge(np.array([[2.0]]), np.array([6.0]), rows=5.0, mean=mean)
+    told = kept.told(lambda curvature, linear: linear / curvature[0])
     betas = kept.linear[:, 0] / kept.curvature[:, 0, 0]
-    np.testing.assert_allclose(kept.told, 6 * betas - betas**2)
+    np.testing.assert_allclose(told[:, 0], betas)
+    kept.judge(np.array([[2.0]]), np.array([6.0]), rows=5.0, told=told)
+    likely = np.exp(6 * betas - betas**2)
+    shares = np.exp(-1) * likely / likely.sum() + (1 - np.exp(-1)) / 2
+    np.testing.assert_allclose(kept.shares, shares)
     assert kept.used == 0  # new rows say 3, the short memory 1.9, the long one 1.3
+
+
+def test_what_is_learnt_is_what_memories_say_as_far_as_each_is_believed(world):
+    found = learner(memories=(50.0, 1e6), evidence_steps=0)
+    teach(OnlineTuner(found), world.slates(40))
+    alone = []
+    for k in range(2):
+        curvature, linear = found.memories.curvature[k], found.memories.linear[k]
+        precision = found.posterior_precision() - np.einsum(
+            "n,nij->ij", found.memories.shares, found.memories.curvature
+        )
+        start = DESIGN.pack(found.base)
+        moved = np.linalg.solve(precision + curvature, linear - curvature @ start)
+        alone.append(start + moved)
+    assert np.abs(alone[0] - alone[1]).max() > 0.05
+    np.testing.assert_allclose(found.mean(), found.memories.shares @ alone, atol=1e-9)
 
 
 # How sure the prior is

@@ -16,7 +16,6 @@ TRUTH = np.array([[1.2, 0.5], [0.1, 0.6], [0.4, -0.9]])
 EVEN = np.array([[0.5, 0.0]] * HEADS)
 INDEPENDENT = {
     "trust": 1.0,
-    "margin": 0.0,
     "surer": 16.0,
     "evidence_steps": 1,
     "memories": (8e3, 4e4, 2e5),

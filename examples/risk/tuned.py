@@ -12,7 +12,7 @@ from steerec.tuning.prior import Prior
 FOLDS = 3
 BATCH = 500  # outcomes learnt from at once
 # Clients hang together less than what is shown to one person: each outcome is believed.
-ALONE = LearnerConfig(memories=(1e3, 8e3, 4e4, 2e5), trust=1.0, margin=0.0)
+ALONE = LearnerConfig(memories=(1e3, 8e3, 4e4, 2e5), trust=1.0)
 WIDTH = 4.0  # precision of the even blend that it starts from: weights are sure to about half
 
 

@@ -324,14 +324,13 @@ class Learning:
         return Prior(self.strategy.theta, self.config.precision)
 
     def _bound(self, theta: NDArray[np.float64]) -> NDArray[np.float64]:
-        """θ as long as the promoted one, and within the guard's distance of it."""
+        """θ that spreads scores as the promoted one does, within the guard's distance of it."""
         reference = self._references()
         if reference is None or not np.isfinite(theta).all():
             return self.strategy.theta
         promoted = self.strategy.theta
-        wanted, has = (float(np.linalg.norm(reference.phi @ t.T)) for t in (promoted, theta))
-        loud = theta * (wanted / has) if has > 0 else theta
-        return hold(loud, promoted, reference, self.config.guard.most_nats)[0]
+        spread = reference.as_spread(theta, promoted)
+        return hold(spread, promoted, reference, self.config.guard.most_nats)[0]
 
     def _references(self, asked: Iterable[Asked] | None = None) -> Reference | None:
         """Newest requests, or some of them, as arrays; None where none is of these heads."""

@@ -133,6 +133,7 @@ class Tuned:
             "promoted": promoted.mean(axis=0).tolist(),
             "gamma": self._epoch.gamma,
             "memory_rows": memories.rows[memories.used],
+            "memories": memories.shares.tolist(),
         }
 
     @property
@@ -189,16 +190,9 @@ class Tuned:
     def _bound(self, theta: Theta) -> Theta:
         if self._reference is None:
             return self.promoted
-        most = self._config.guard.most_nats
-        return hold(self._as_loud(theta), self.promoted, self._reference, most)[0]
-
-    def _as_loud(self, theta: Theta) -> Theta:
-        """θ as long as the promoted one: its length is the sampler's to use, and γ's to learn."""
-        if self._reference is None or not np.isfinite(theta).all():
-            return theta
-        phi = self._reference.phi
-        wanted, has = (float(np.linalg.norm(phi @ t.T)) for t in (self.promoted, theta))
-        return theta * (wanted / has) if has > 0 else theta
+        if np.isfinite(theta).all():
+            theta = self._reference.as_spread(theta, self.promoted)
+        return hold(theta, self.promoted, self._reference, self._config.guard.most_nats)[0]
 
     def _guard(self, board: Board, served: Served) -> None:
         """If the live arm is worse for sure: back to the promoted strategy."""

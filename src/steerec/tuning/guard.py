@@ -71,6 +71,22 @@ class Reference:
         found = np.matmul(self.z, w[:, :, None])[:, :, 0] + self.extra
         return np.where(self.open, found, _CLOSED)
 
+    def as_spread(self, theta: Doubles, promoted: Doubles) -> Doubles:
+        """Θ of a length at which its scores lie as far apart as the promoted one's.
+
+        A θ has no length of its own, since γ stands before it; as far apart as they were, scores
+        explore at a temperature as the promoted ones do, whichever heads lead.
+        """
+        wanted, has = self._spread(promoted), self._spread(theta)
+        return theta * (wanted / has) if has > 0 and wanted > 0 else theta
+
+    def _spread(self, theta: Doubles) -> float:
+        """Standard deviation of wᵀz among a request's items, root mean square over requests."""
+        scores = np.matmul(self.z, (self.phi @ theta.T)[:, :, None])[:, :, 0]
+        n = np.maximum(self.open.sum(axis=1, keepdims=True), 1)
+        mean = np.where(self.open, scores, 0.0).sum(axis=1, keepdims=True) / n
+        return float(np.sqrt((np.where(self.open, scores - mean, 0.0) ** 2 / n).sum(axis=1).mean()))
+
     def kl(self, live: Doubles, promoted: Doubles) -> float:
         """KL(live ‖ promoted) in nats at the first position, mean over the requests."""
         return _kl(self.scores(live), self.scores(promoted))

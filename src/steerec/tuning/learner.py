@@ -26,9 +26,8 @@ class LearnerConfig:
     """Settings of the learner."""
 
     trust: float = 0.2  # of what a shown item tells; those of one item or user tell much the same
-    memories: tuple[float, ...] = (1e4, 2e5)  # shown items until an old one weighs 1/e
-    judged_rows: float = 10_000.0  # the newest shown items, by which a memory is chosen
-    margin: float = 0.0  # nats by which a shorter one must foretell them better than the longest
+    memories: tuple[float, ...] = (300.0, 1e3, 1e4, 2e5)  # shown items until an old one weighs 1/e
+    judged_rows: float = 10_000.0  # the newest shown items, which say how far each is believed
     surer: float = 0.04  # how sure the prior of θ is at the start, in parts of what it was given
     evidence_steps: int = 0  # of the search for how sure it should be, an epoch; 0: as at the start
     half_life_days: float = 60.0  # time after which what was learnt weighs half, whatever comes
@@ -45,9 +44,9 @@ class LearnerConfig:
                 f"learner: memories={self.memories}: expected at least one number of shown items, "
                 "each above 0"
             )
-        if min(self.publish_every_s, self.most_move, self.evidence_steps, self.margin) < 0:
+        if min(self.publish_every_s, self.most_move, self.evidence_steps) < 0:
             raise ConfigError(
-                "learner: publish_every_s, most_move, evidence_steps and margin must not be below 0"
+                "learner: publish_every_s, most_move and evidence_steps must not be below 0"
             )
         if not 0 < self.trust <= 1:
             raise ConfigError(f"learner: trust={self.trust}: expected above 0, at most 1")
@@ -69,9 +68,8 @@ class Learner:
         self.scales = np.full(2, config.surer)  # of θ's precision: the bias column, all others
         self._precision = self._built(self.scales)
         self._mean = design.pack(self.base)
-        self.memories = Memories(
-            config.memories, design.size, judged_rows=config.judged_rows, margin=config.margin
-        )
+        self.memories = Memories(config.memories, design.size, judged_rows=config.judged_rows)
+        self._told: Doubles | None = None  # what each memory says; None: not worked out yet
         self._fresh = (np.zeros((design.size, design.size)), np.zeros(design.size))
         self._rows = 0.0  # since the last epoch
         self._first = first  # epochs before are of other heads
@@ -120,6 +118,7 @@ class Learner:
         for _ in range(self.config.evidence_steps):
             if not self._ask_evidence():
                 break
+        self._told = None
         epoch = self.learnt(now)
         if bound is not None:
             epoch = replace(epoch, theta=bound(epoch.theta), learnt=epoch.theta)
@@ -133,14 +132,17 @@ class Learner:
         return self.design.unpack(beta, base, number=self.epoch.number + 1, made=now)
 
     def mean(self) -> Doubles:
-        """(size,) of the posterior, without limits."""
-        return self._mean_of(*self._used)
+        """(size,) of the posterior, without limits: of all memories, as far as each is believed."""
+        if self._told is None:
+            self._told = self.memories.told(self._mean_of)
+        return np.asarray(self.memories.shares @ self._told, np.float64)
 
     @property
-    def _used(self) -> tuple[Doubles, Doubles]:
-        """Curvature and linear part of the memory in use."""
+    def _believed(self) -> tuple[Doubles, Doubles]:
+        """Curvature and linear part of all memories, as far as each is believed."""
         kept = self.memories
-        return kept.curvature[kept.used], kept.linear[kept.used]
+        curvature = np.einsum("n,nij->ij", kept.shares, kept.curvature)
+        return np.asarray(curvature, np.float64), np.asarray(kept.shares @ kept.linear, np.float64)
 
     def _mean_of(self, curvature: Doubles, linear: Doubles) -> Doubles:
         factor = linalg.cho_factor(self._precision + curvature, lower=True)
@@ -158,7 +160,7 @@ class Learner:
 
     def _ask_evidence(self) -> bool:
         """A step of how sure the prior is; whether it moved."""
-        curvature, linear = self._used
+        curvature, linear = self._believed
         gradient = linear - curvature @ self._mean
         before = self.scales
         self.scales = likelier(before, self._built, curvature, gradient)
@@ -167,7 +169,7 @@ class Learner:
 
     def posterior_precision(self) -> Doubles:
         """(size, size), as of the last epoch."""
-        return self._precision + self._used[0]
+        return self._precision + self._believed[0]
 
     def restart(self, prior: Prior, now: float, *, keep: float = 0.0) -> Epoch:
         """Go on from a newly promoted strategy, or back to the present one.
@@ -179,7 +181,7 @@ class Learner:
         fresh.memories.curvature = keep * (self.memories.curvature + self._fresh[0])
         fresh.memories.linear = keep * (self.memories.linear + self._fresh[1])
         if keep:
-            fresh.memories.told, fresh.memories.used = self.memories.told, self.memories.used
+            fresh.memories.shares = self.memories.shares
             fresh.scales, fresh._precision = self.scales, fresh._built(self.scales)
         fresh._last, fresh.counts = self._last, self.counts
         fresh._first = self._first if keep else fresh._first
@@ -187,14 +189,15 @@ class Learner:
         return self.epoch
 
     def _take_in(self, now: float) -> None:
-        """Add what is new to all memories, and choose among them."""
+        """Judge all memories by what is new, and add it to them."""
         curvature, linear = self._fresh
         kept, before = self.memories, self.memories.used
-        kept.judge(curvature, linear, rows=self._rows, mean=self._mean_of)
+        told = kept.told(self._mean_of) if self._told is None else self._told
+        kept.judge(curvature, linear, rows=self._rows, told=told)
         if kept.rows[kept.used] < kept.rows[before]:
             self.counts["turns"] += 1
-            told = (kept.rows[kept.used], self.epoch.number, self.counts["rows"])
-            logger.info("forgets faster memory_rows=%.0f epoch=%d rows=%.0f", *told)
+            facts = (kept.rows[kept.used], self.epoch.number, self.counts["rows"])
+            logger.info("forgets faster memory_rows=%.0f epoch=%d rows=%.0f", *facts)
         # A clock that jumps, or a long silence, takes off no more than a day's forgetting.
         days = min(max(now - self.epoch.made, 0.0) / 86_400.0, 1.0)
         keep = 0.5 ** (days / self.config.half_life_days)
@@ -217,7 +220,7 @@ class Learner:
     def _gamma(self, beta: Doubles) -> float:
         """γ that gives θ the promoted one's spread of scores on what was shown."""
         u, start = beta[self.design.theta], self._mean[self.design.theta]
-        seen = self._used[0][self.design.theta, self.design.theta]
+        seen = self._believed[0][self.design.theta, self.design.theta]
         spread = seen + 1e-6 * (1 + np.trace(seen)) * np.eye(len(u))
         before = float(start @ spread @ start)
         if before <= 0:
@@ -232,8 +235,7 @@ class Learner:
             {
                 "curvature": self.memories.curvature,
                 "linear": self.memories.linear,
-                "told": self.memories.told,
-                "used": self.memories.used,
+                "shares": self.memories.shares,
                 "scales": self.scales,
                 "fresh_curvature": self._fresh[0],
                 "fresh_linear": self._fresh[1],
@@ -266,7 +268,7 @@ class Learner:
             raise DataError(f"tuning: a checkpoint of shapes {shapes}, expected {size} numbers")
         found = cls(design, prior, config, now=kept["made"], first=kept["number"])
         found.memories.curvature, found.memories.linear = kept["curvature"], kept["linear"]
-        found.memories.told, found.memories.used = kept["told"], int(kept["used"])
+        found.memories.shares = kept["shares"]
         found.scales, found._precision = kept["scales"], found._built(kept["scales"])
         found._fresh = (kept["fresh_curvature"], kept["fresh_linear"])
         found._rows = float(kept["rows"])
@@ -280,7 +282,7 @@ class Learner:
 
 
 _STATE = (
-    *("curvature", "linear", "told", "used", "scales", "fresh_curvature", "fresh_linear", "rows"),
+    *("curvature", "linear", "shares", "scales", "fresh_curvature", "fresh_linear", "rows"),
     *("theta", "gamma", "beta", "first", "made", "number", "workers", "last", "counts"),
 )
 
