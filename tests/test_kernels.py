@@ -18,7 +18,7 @@ from steerec.engine.fused import Fused, FusedConfig
 from steerec.engine.phi import Phi, PhiConfig
 from steerec.engine.pool import PoolConfig
 from steerec.engine.recommender import Recommender
-from steerec.engine.sampler import SamplerConfig
+from steerec.engine.sampler import SamplerConfig, draw
 from steerec.engine.serving import Policy, serve
 from steerec.heads import QUICK, content, load_head
 from steerec.heads.contract import Room
@@ -207,6 +207,22 @@ def test_curves_by_compiled_loops_say_the_same(seed):
     rng = np.random.default_rng(seed)
     together, raw = curves(4, rng), scores(4, 50, rng)
     np.testing.assert_allclose(together.exactly(raw), together(raw), atol=1e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(-(2**63), 2**64 - 1), n=st.integers(1, 30), spread=st.floats(0, 400))
+def test_a_slate_is_drawn_as_numpy_draws_it(seed, n, spread):
+    word = np.uint64(seed & (2**64 - 1))
+    raw = np.random.Philox(key=int(word)).random_raw(50)
+    np.testing.assert_array_equal(kernels.drawing.words(word, 50), raw)
+    scores = np.random.default_rng(n).standard_normal(20) * spread
+    quick = draw(scores, n=n, temperature=0.2, seed=seed)
+    kernels._LOADED.clear()
+    plain = draw(scores, n=n, temperature=0.2, seed=seed)
+    kernels._LOADED.set()
+    np.testing.assert_array_equal(quick.places, plain.places)
+    np.testing.assert_allclose(quick.propensity, plain.propensity, rtol=1e-6)
+    np.testing.assert_allclose(quick.log_probability, plain.log_probability, atol=1e-9)
 
 
 @pytest.mark.parametrize("user", ["u0001", "u0007", "u0042", "nobody"])

@@ -17,6 +17,7 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
+import steerec.kernels as kernels
 from steerec.contracts import Floats, Indices
 from steerec.engine.limits import Limits
 from steerec.engine.noise import exponentials
@@ -30,6 +31,7 @@ from steerec.engine.walk import (
     what_temperature,
 )
 from steerec.errors import ConfigError
+from steerec.kernels import loaded
 
 _TINY = 1e-300  # what rounding may leave of an exponential, so that its logarithm exists
 
@@ -101,6 +103,9 @@ def draw(
     if temperature == 0:
         places = _ranked(scores, item_idx)[:n]
         return Drawn(places.astype(np.int32), np.ones(len(places), np.float32), 0.0)
+    if loaded():
+        worth = np.ascontiguousarray(scores, np.float64)
+        return _drawn(*kernels.drawing.race(worth, temperature, np.uint64(seed & (2**64 - 1)), n))
     logits = scores / temperature
     keys = logits - np.log(exponentials(seed, len(scores)))
     places = np.argsort(-keys, kind="stable")[:n]

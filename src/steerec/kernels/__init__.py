@@ -12,11 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # there as soon as they are loaded
-    from steerec.kernels import asking, choosing, finding, ranking, repeating, solving, telling
+    from steerec.kernels import (
+        asking,
+        choosing,
+        drawing,
+        finding,
+        ranking,
+        repeating,
+        solving,
+        telling,
+    )
 
 __all__ = [
     "asking",
     "choosing",
+    "drawing",
     "finding",
     "load",
     "loaded",
@@ -28,7 +38,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-MODULES = ("choosing", "asking", "solving", "ranking", "telling", "finding", "repeating")
+MODULES = ("choosing", "asking", "solving", "ranking", "telling", "finding", "repeating", "drawing")
 _LOADED = threading.Event()
 
 

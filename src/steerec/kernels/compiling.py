@@ -14,7 +14,7 @@ njit: Any = numba.njit  # its own types cannot say what `compiled` does
 types: Any = numba.types
 
 FLAG, TINY, SHORT = types.boolean, types.int8, types.int16
-INT, LONG = types.int32, types.int64
+INT, LONG, WORD = types.int32, types.int64, types.uint64
 FLOAT, DOUBLE = types.float32, types.float64
 
 

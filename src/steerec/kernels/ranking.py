@@ -36,14 +36,14 @@ def bounds(
             greatest[item] += weight * table[code, high]
 
 
-@compiled(none(made(FLOAT), FLOAT))
-def _put(best: Floats, score: float) -> None:
-    """Put a score in its place among falling ones; the last falls out."""
+@compiled(none(made(FLOAT), made(INT), FLOAT, INT))
+def _put(best: Floats, at: Indices, score: float, item: int) -> None:
+    """Put an item in its place among falling scores; the last falls out."""
     place = len(best) - 1
     while place > 0 and best[place - 1] < score:
-        best[place] = best[place - 1]
+        best[place], at[place] = best[place - 1], at[place - 1]
         place -= 1
-    best[place] = score
+    best[place], at[place] = score, item
 
 
 @compiled(none(given(FLOAT), given(FLAG), LONG, made(FLAG)))
@@ -51,28 +51,18 @@ def mark_best(
     scores: Floats, allowed: NDArray[np.bool_], n: int, chosen: NDArray[np.bool_]
 ) -> None:
     """Mark the `n` best allowed items; of equal ones at the edge none. NaN is never marked."""
-    best, n_best, n_items = np.full(n + 1, _NOTHING, np.float32), 0, len(scores)
-    for start in range(0, n_items, BLOCK):
+    best, at = np.full(n + 1, _NOTHING, np.float32), np.zeros(n + 1, np.int32)
+    for start in range(0, len(scores), BLOCK):
         part, may = scores[start : start + BLOCK], allowed[start : start + BLOCK]
         n_above, least = np.int32(0), best[n]
-        for at in range(len(part)):
-            n_above += np.int32(part[at] > least)
-        for at in range(len(part) if n_above else 0):
-            if part[at] > best[n] and may[at]:
-                _put(best, part[at])
-                n_best += 1
-    if n_best == 0:
-        return
-    edge = best[min(n, n_items) - 1]
-    crowded = best[n] == edge
-    for start in range(0, n_items, BLOCK):
-        part, may = scores[start : start + BLOCK], allowed[start : start + BLOCK]
-        n_above = np.int32(0)
-        for at in range(len(part)):
-            n_above += np.int32(part[at] >= edge)
-        for at in range(len(part) if n_above else 0):
-            if part[at] > edge or (part[at] == edge and not crowded):
-                chosen[start + at] |= may[at] and part[at] > _NOTHING
+        for place in range(len(part)):
+            n_above += np.int32(part[place] > least)
+        for place in range(len(part) if n_above else 0):
+            if part[place] > best[n] and may[place]:
+                _put(best, at, part[place], start + place)
+    for place in range(n):
+        if best[place] > best[n]:
+            chosen[at[place]] = True
 
 
 @compiled(FLOAT(made(FLOAT), LONG))
