@@ -15,8 +15,10 @@ from engine_worlds import model, own, world
 from steerec import kernels
 from steerec.contracts import Event, History, Query
 from steerec.engine.fused import Fused, FusedConfig
+from steerec.engine.panel import Panel
 from steerec.engine.phi import Phi, PhiConfig
 from steerec.engine.pool import PoolConfig
+from steerec.engine.reasons import ASKED, Asked, Reasons
 from steerec.engine.recommender import Recommender
 from steerec.engine.sampler import SamplerConfig, draw
 from steerec.engine.serving import Policy, serve
@@ -207,6 +209,22 @@ def test_curves_by_compiled_loops_say_the_same(seed):
     rng = np.random.default_rng(seed)
     together, raw = curves(4, rng), scores(4, 50, rng)
     np.testing.assert_allclose(together.exactly(raw), together(raw), atol=1e-6)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 1_000), n_events=st.integers(0, 9))
+def test_reasons_come_from_the_same_heads_and_events(seed, n_events):
+    rng = np.random.default_rng(seed)
+    parts, slow = np.round(rng.standard_normal((7, 4)), 1), np.array([False, True, False, False])
+    plain, quick = Asked.of(parts, slow), Asked(*kernels.telling.asked(parts, slow, ASKED))
+    for field in fields(Asked):
+        np.testing.assert_array_equal(getattr(plain, field.name), getattr(quick, field.name))
+    told = rng.integers(-1, 3, (len(plain.rows), n_events)).astype(np.float32)
+    history = rng.integers(0, 5, n_events).astype(np.int32)
+    found = [Reasons(Panel(model(), compiled=compiled), None) for compiled in (False, True)]
+    one, other = (reasons._strongest(told, plain, history) for reasons in found)
+    np.testing.assert_array_equal(one[0], other[0])
+    np.testing.assert_array_equal(one[1], other[1])
 
 
 @settings(deadline=None, max_examples=40)

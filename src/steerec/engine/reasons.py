@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,19 +39,42 @@ class Reason:
     because: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Spoken:
-    """What the events of a history said for some items.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which heads are asked about which items: of each item the strongest that can tell events.
 
     Attributes:
-        told: (n_rows, n_events) float32, by an item and a head asked.
-        row_of: (n_items, ASKED) int32, where what each head said of each item stands; -1: nowhere.
-        weight: (n_items, ASKED) nats that the heads count.
+        top: (n_items,) int32, the head that spoke strongest for each; -1: none did.
+        rows: (n_rows,) int32, an item for each head asked, one head after the other.
+        starts: (n_heads + 1,) int32, where each head's rows begin, and the end.
+        row_of: (n_items, ASKED) int32, strongest first, the row of each; -1: no more.
+        weight: (n_items, ASKED) nats that they count.
     """
 
-    told: Floats
+    top: Indices
+    rows: Indices
+    starts: Indices
     row_of: Indices
     weight: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, parts: NDArray[np.float64], slow: NDArray[np.bool_]) -> Self:
+        """Of each head's share of each item; heads that are slow are not asked."""
+        order = np.argsort(-parts, axis=1, kind="stable")
+        positive = np.take_along_axis(parts, order, axis=1) > 0
+        best = order[:, :1].sum(axis=1)  # there may be no head at all
+        top = np.where(positive.any(axis=1), best, -1).astype(np.int32)
+        asked = positive & ~slow[order]
+        asked &= np.cumsum(asked, axis=1) <= ASKED
+        items, places = np.nonzero(asked)
+        ranks, heads = (np.cumsum(asked, axis=1) - 1)[items, places], order[items, places]
+        weight, row_of = np.zeros((len(parts), ASKED)), np.full((len(parts), ASKED), -1, np.int32)
+        weight[items, ranks] = parts[items, heads]
+        by_head = np.argsort(heads, kind="stable")
+        row_of[items[by_head], ranks[by_head]] = np.arange(len(by_head))
+        starts = np.searchsorted(heads[by_head], np.arange(parts.shape[1] + 1))
+        rows = items[by_head].astype(np.int32)
+        return cls(top, rows, starts.astype(np.int32), row_of, weight)
 
 
 @dataclass(frozen=True)
@@ -89,62 +113,61 @@ class Reasons:
         now: float,
     ) -> list[Reason]:
         """`of_all` for a few items, whose events are summed at once."""
-        history, wanted = person.history, items.tolist()
-        order = np.argsort(-parts, axis=1, kind="stable")
-        n_spoke = np.count_nonzero(parts > 0, axis=1).tolist()
-        spoke = [row[:n] for row, n in zip(order.tolist(), n_spoke, strict=True)]
-        spoken = self._spoken(person, items, names, spoke, parts)
-        strongest, newest = self._strongest(spoken, history.item_idx)
-        liked = set(history.item_idx[history.weight > 0].tolist())
-        ids = self.panel.model.data.item_ids
+        history, slow = person.history, np.array([name in SLOW for name in names], bool)
+        if self.panel.is_compiled:
+            asked = Asked(*kernels.telling.asked(parts, slow, ASKED))
+            liked = kernels.telling.liked(items, history.item_idx, history.weight)
+        else:
+            asked = Asked.of(parts, slow)
+            liked = np.isin(items, history.item_idx[history.weight > 0])
+        told = self._told(person, items[asked.rows], names, asked.starts.tolist())
+        strongest, event = self._strongest(told, asked, history.item_idx)
+        ids = self.panel.model.data.item_ids[strongest].tolist()
+        n_found = np.count_nonzero(strongest >= 0, axis=1).tolist()
+        columns = (items, asked.top, event, liked)
         reasons = []
-        rows = zip(wanted, spoke, newest, strongest, strict=True)
-        for item_idx, heads, at, found in rows:
-            head = names[heads[0]] if heads else ""
+        for number, (item_idx, top, at, known) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True)
+        ):
+            head = names[top] if top >= 0 else ""
             anchor = int(history.item_idx[at]) if at >= 0 and head not in SLOW else None
-            known = item_idx in liked
             sentence = self._sentence(head, item_idx, anchor, history, now, known=known)
-            reasons.append(Reason(sentence, tuple([str(ids[i]) for i in found])))
+            reasons.append(Reason(sentence, tuple(ids[number][: n_found[number]])))
         return reasons
 
-    def _spoken(
-        self,
-        person: Person,
-        items: Indices,
-        names: Sequence[str],
-        spoke: Sequence[Sequence[int]],
-        parts: NDArray[np.float64],
-    ) -> Spoken:
-        """How much each event spoke for each item, by the heads asked, and what these count."""
-        slow = {number for number, name in enumerate(names) if name in SLOW}
-        weight = np.zeros((len(items), ASKED))
-        cells: dict[int, list[tuple[int, int]]] = {}
-        for row, heads in enumerate(spoke):
-            for rank, head in enumerate([h for h in heads if h not in slow][:ASKED]):
-                weight[row, rank] = parts[row, head]
-                cells.setdefault(head, []).append((row, rank))
-        n_events = len(person.history)
-        told = np.zeros((len(items) * ASKED, n_events), np.float32)
-        row_of, start = np.full((len(items), ASKED), -1, np.int32), 0
-        for head, places in cells.items() if n_events else ():
-            rows, ranks = map(list, zip(*places, strict=True))
-            said = self.panel.because_each(names[head], person.states, items[rows])
-            if n := min(said.shape[1], n_events):  # a state may hold the newest events only
-                stop = start + len(rows)
-                told[start:stop, n_events - n :] = said[:, said.shape[1] - n :]
-                row_of[rows, ranks] = np.arange(start, stop)
-                start = stop
-        return Spoken(told, row_of, weight)
+    def _told(
+        self, person: Person, rows: Indices, names: Sequence[str], starts: Sequence[int]
+    ) -> Floats:
+        """(n_rows, n_events): how much each event spoke for the item of each row.
 
-    def _strongest(self, spoken: Spoken, history: Indices) -> tuple[list[list[int]], list[int]]:
-        """Of each item at most three items whose events spoke most, and the event that did."""
-        told, row_of, weight = spoken.told, spoken.row_of, spoken.weight
+        Args:
+            starts: where the rows of each head begin, and the end.
+        """
+        n_events = len(person.history)
+        told = np.zeros((len(rows), n_events), np.float32)
+        for name, start, stop in zip(names, starts, starts[1:], strict=False):
+            if start == stop or n_events == 0:
+                continue
+            said = self.panel.because_each(name, person.states, rows[start:stop])
+            if n := min(said.shape[1], n_events):  # a state may hold the newest events only
+                told[start:stop, n_events - n :] = said[:, said.shape[1] - n :]
+        return told
+
+    def _strongest(self, told: Floats, asked: Asked, history: Indices) -> tuple[Indices, Indices]:
+        """Of each item at most three items whose events spoke most, and the event that did.
+
+        Returns:
+            (n_items, MOST_EVENTS), strongest first, then -1; and (n_items,), -1: none.
+        """
         if self.panel.is_compiled:
-            best, event = kernels.telling.strongest(told, row_of, weight, history, MOST_EVENTS)
-            return [[i for i in row if i >= 0] for row in best.tolist()], event.tolist()
-        shares = np.fmax(told[row_of], 0.0) * (row_of >= 0)[:, :, None]  # NaN: 0
-        shares = shares / np.maximum(shares.sum(axis=2, keepdims=True, dtype=float), 1e-300)
-        events = (weight[:, :, None] * shares).sum(axis=1)
+            best, event = kernels.telling.strongest(
+                told, asked.row_of, asked.weight, history, MOST_EVENTS
+            )
+            return best, event
+        spoke = np.concatenate([told, np.zeros((1, len(history)), np.float32)])[asked.row_of]
+        shares = np.fmax(spoke, 0.0).astype(np.float64)  # NaN: 0
+        shares /= np.maximum(shares.sum(axis=2, keepdims=True), 1e-300)
+        events = (asked.weight[:, :, None] * shares).sum(axis=1)
         return _strongest(history, events), _newest_max(shares[:, 0])
 
     def _sentence(
@@ -217,29 +240,30 @@ def _without_events(head: str) -> str:
     return f"Suggested by {head}."
 
 
-def _newest_max(shares: NDArray[np.float64]) -> list[int]:
+def _newest_max(shares: NDArray[np.float64]) -> Indices:
     """Of each row the place of the largest share, the newest of equal ones; -1 where all are 0."""
     n_events = shares.shape[1]
     if n_events == 0:
-        return [-1] * len(shares)
+        return np.full(len(shares), -1, np.int32)
     at = n_events - 1 - np.argmax(shares[:, ::-1], axis=1)
-    found: list[int] = np.where(shares.any(axis=1), at, -1).tolist()
-    return found
+    return np.where(shares.any(axis=1), at, -1).astype(np.int32)
 
 
-def _strongest(history: Indices, events: NDArray[np.float64]) -> list[list[int]]:
-    """Of each row at most three items whose events spoke most, strongest first; ties by index.
+def _strongest(history: Indices, events: NDArray[np.float64]) -> Indices:
+    """(n_rows, MOST_EVENTS) items whose events spoke most, strongest first, ties by index, then -1.
 
     Args:
         history: (n_events,) whose event each is.
         events: (n_rows, n_events).
     """
+    best = np.full((len(events), MOST_EVENTS), -1, np.int32)
     own, place = np.unique(history, return_inverse=True)
     if len(own) == 0:
-        return [[] for _ in events]
+        return best
     places = place + len(own) * np.arange(len(events))[:, None]
     total = np.bincount(places.ravel(), events.ravel(), events.shape[0] * len(own))
     total = total.reshape(len(events), len(own))
     order = np.argsort(-np.round(total, 9), axis=1, kind="stable")[:, :MOST_EVENTS]
     told = np.take_along_axis(total, order, axis=1) > 0
-    return [own[row[known]].tolist() for row, known in zip(order, told, strict=True)]
+    best[:, : order.shape[1]] = np.where(told, own[order], -1)
+    return best

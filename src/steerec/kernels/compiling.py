@@ -33,9 +33,14 @@ def none(*taken: Any) -> Any:
     return types.void(*taken)
 
 
+def several(*kinds: Any) -> Any:
+    """The type of several values."""
+    return types.Tuple(kinds)
+
+
 def pair(one: Any, other: Any) -> Any:
     """The type of two values."""
-    return types.Tuple((one, other))
+    return several(one, other)
 
 
 def compiled(signature: Any, *, reorder: bool = False) -> Callable[[F], F]:

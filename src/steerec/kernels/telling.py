@@ -7,6 +7,7 @@ from steerec.contracts import Floats, Indices
 from steerec.kernels.asking import reach
 from steerec.kernels.compiling import (
     DOUBLE,
+    FLAG,
     FLOAT,
     INT,
     LONG,
@@ -16,6 +17,7 @@ from steerec.kernels.compiling import (
     made,
     none,
     pair,
+    several,
 )
 
 
@@ -125,6 +127,64 @@ def said_sparse(
                     found[place - 1, number] = fades[number] * data[at]
     for place in range(len(items)):
         room[items[place]] = 0.0
+    return found
+
+
+@compiled(INT(given(DOUBLE), given(FLAG), made(DOUBLE), made(INT)))
+def _rank(
+    parts: NDArray[np.float64],
+    slow: NDArray[np.bool_],
+    weight: NDArray[np.float64],
+    heads: Indices,
+) -> int:
+    """The head with the largest share, -1: none is above 0; fill in the strongest not slow."""
+    top, greatest, most = -1, 0.0, len(heads)
+    for head in range(len(parts)):
+        share = parts[head]
+        if share > greatest:
+            greatest, top = share, head
+        rank = most
+        while rank > 0 and share > weight[rank - 1] and not slow[head]:
+            rank -= 1
+            if rank + 1 < most:
+                weight[rank + 1], heads[rank + 1] = weight[rank], heads[rank]
+        if rank < most:
+            weight[rank], heads[rank] = share, head
+    return top
+
+
+@compiled(
+    several(made(INT), made(INT), made(INT), made(INT, 2), made(DOUBLE, 2))(
+        given(DOUBLE, 2), given(FLAG), LONG
+    )
+)
+def asked(
+    parts: NDArray[np.float64], slow: NDArray[np.bool_], most: int
+) -> tuple[Indices, Indices, Indices, Indices, NDArray[np.float64]]:
+    """Which heads are asked about which items; see engine.reasons.Asked, whose fields these are."""
+    n_items, n_heads = parts.shape
+    top, heads = np.full(n_items, -1, np.int32), np.full((n_items, most), -1, np.int32)
+    weight, starts = np.zeros((n_items, most)), np.zeros(n_heads + 1, np.int32)
+    for item in range(n_items):
+        top[item] = _rank(parts[item], slow, weight[item], heads[item])
+    row_of, rows, n_rows = np.full((n_items, most), -1, np.int32), np.empty(heads.size, np.int32), 0
+    for head in range(n_heads):
+        for item in range(n_items):
+            for rank in range(most):
+                if heads[item, rank] == head:
+                    row_of[item, rank], rows[n_rows] = n_rows, item
+                    n_rows += 1
+        starts[head + 1] = n_rows
+    return top, rows[:n_rows].copy(), starts, row_of, weight
+
+
+@compiled(made(FLAG)(given(INT), given(INT), given(FLOAT)))
+def liked(items: Indices, item_idx: Indices, weight: Floats) -> NDArray[np.bool_]:
+    """(n_items,): which of the items are liked in a history."""
+    found = np.zeros(len(items), np.bool_)
+    for place in range(len(items)):
+        for event in range(len(item_idx)):
+            found[place] |= item_idx[event] == items[place] and weight[event] > 0.0
     return found
 
 
