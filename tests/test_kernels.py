@@ -25,7 +25,7 @@ from steerec.engine.serving import Policy, serve
 from steerec.heads import QUICK, content, load_head
 from steerec.heads.contract import Room
 from steerec.heads.histories import recency_rows
-from steerec.heads.linear import add_products, asked_with, spoken
+from steerec.heads.linear import add_products, asked_with, find_near, spoken
 from steerec.heads.packed import Packed, packed
 from test_engine_narrow import curves, scores
 
@@ -338,6 +338,27 @@ def test_a_head_finds_what_it_retrieves(name, live, monkeypatch):
         found = head.find(state, 9, NOW, room)
         wanted = head.retrieve(state, 9, NOW)
         assert found.tolist() == wanted.tolist()
+    assert not any(zeros.any() for zeros in [*room._zeros.values(), *room._marks.values()])
+
+
+@pytest.mark.parametrize("length", [12, 20, 45])
+@pytest.mark.parametrize("live", [None, (np.array([3, 390], np.int32), np.float32([50, 0.1]))])
+def test_the_best_of_many_that_are_near_are_found_in_all_items(length, live):
+    rng = np.random.default_rng(length)
+    weights = sparse.random(400, 400, 4.8 / length, "csr", np.float32, rng)
+    history, known = History.of(rng.integers(0, 400, length)), rng.random(400) < 0.9
+    rows, fading = np.unique(history.item_idx), rng.random(400).astype(np.float32)
+    sums = fading[rows] @ weights[rows].toarray()
+    near = np.flatnonzero(np.diff(weights[history.item_idx[-20:]].tocsc().indptr))
+    if live is not None:
+        sums[live[0]] += live[1]
+        near = np.union1d(near, live[0])
+    near = near[known[near]]
+    wanted = near[np.argsort(-sums[near], kind="stable")][:9]
+    csr = history.item_idx[-20:], weights.indptr, weights.indices
+    assert kernels.finding.likely(*csr, sums, 9) > 0
+    room, part = Room(), (rows, fading[rows], weights)
+    assert find_near(history, [part], known, room, 9, live).tolist() == wanted.tolist()
     assert not any(zeros.any() for zeros in [*room._zeros.values(), *room._marks.values()])
 
 

@@ -6,6 +6,7 @@ Every head's word on a whole catalogue is dear; this is what they say together, 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -136,12 +137,17 @@ class Fused:
 
     def find(self, history: History, n: int, allowed: NDArray[np.bool_]) -> Indices:
         """What `search` finds, by compiled loops."""
-        c, known = self.config, np.broadcast_to(np.True_, self.n_items).copy()
-        rows, sums = asked_with(history, decay=c.decay, last=c.last, known=known)
+        c = self.config
+        rows, sums = asked_with(history, decay=c.decay, last=c.last, known=self._all_known)
         user = np.append(sums @ (self.codes[rows] * self.step[rows, None]), np.float32(1))
         scores = np.empty(self.n_items, np.float32)
         kernels.finding.coded_products(self.codes, self.step, user @ self.asks, scores)
         return best_first(kernels.finding.largest_allowed(scores, allowed, n))
+
+    @cached_property
+    def _all_known(self) -> NDArray[np.bool_]:
+        """(n_items,): each may be asked with."""
+        return np.ones(self.n_items, bool)
 
     def with_items(self, vectors: Floats) -> Self:
         """The same with more items at the end, which no lesson names: their texts place them.

@@ -145,6 +145,11 @@ def find_near(
     if live is not None:
         also = live[0]
         np.add.at(sums, *live)
+    if len(parts) == 1 and (live is None or len(state) <= NEWEST):
+        keys = _from_all(state, parts[0][2], sums, known, marks, n)
+        if len(keys) >= n:
+            sums.fill(0.0)
+            return best_first(keys)[:n]
     if len(parts) > 1:
         more = [find.beside(newest, w.indptr, w.indices, marks) for _, _, w in parts[1:]]
         also = np.concatenate([also, *more])
@@ -155,6 +160,25 @@ def find_near(
         find.clear(rows, w.indptr, w.indices, sums)
     sums[also] = 0.0
     return best_first(keys)
+
+
+def _from_all(
+    state: History,
+    w: Weights,
+    sums: Floats,
+    known: NDArray[np.bool_],
+    marks: NDArray[np.bool_],
+    n: int,
+) -> NDArray[np.int64]:
+    """Keys of the best items, not `n` of them if it is quicker to look at what is near alone."""
+    newest, find = state.item_idx[-NEWEST:], kernels.finding
+    least = find.likely(newest, w.indptr, w.indices, sums, n)
+    if least <= 0:
+        return np.empty(0, np.int64)
+    keys = find.all_above(sums, known, least, 32 * n)
+    if len(state) <= NEWEST or len(keys) < n:  # then all that was added to is near
+        return keys
+    return find.near_only(keys, newest, w.indptr, w.indices, marks)
 
 
 def best_first(keys: NDArray[np.int64]) -> Indices:

@@ -92,7 +92,7 @@ class UserKnn(HistoryHead):
         lowered = np.maximum(counts, 1).astype(np.float32) ** np.float32(-self.config.popularity)
         self._by_owner = np.argsort(self.owner, kind="stable")
         users = np.arange(int(self.owner.max(initial=-1)) + 2)
-        self._starts: list[int] = np.searchsorted(self.owner[self._by_owner], users).tolist()
+        self._starts = np.searchsorted(self.owner[self._by_owner], users)
         self._by_item = _unit(_scaled(self.rows, self._idf)).T.tocsr()
         self._answers = (sparse.diags(self.worth) @ _scaled(self.rows, lowered)).tocsr()
 
@@ -168,7 +168,7 @@ class UserKnn(HistoryHead):
         """The stretches of one user, none for a user never seen."""
         if not 0 <= user_idx < len(self._starts) - 1:
             return self._by_owner[:0]
-        return self._by_owner[self._starts[user_idx] : self._starts[user_idx + 1]]
+        return self._by_owner[slice(*self._starts[user_idx : user_idx + 2].tolist())]
 
     def forget(self, user_idx: int, history: History) -> bool:
         """See Head: empties the user's stretches and weighs the rest anew (all of them).

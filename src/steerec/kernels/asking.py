@@ -189,11 +189,17 @@ def add_sparse_to(
         room: (n_items,) of zeros, which it is again afterwards.
     """
     add_sparse(rows, sums, indptr, indices, data, room)
+    n_entries = 0
     for number in range(len(items)):
         out[number] += room[items[number]]
     for number in range(len(rows)):
+        n_entries += indptr[rows[number] + 1] - indptr[rows[number]]
+    if n_entries > len(room) // 16:  # then all are emptied sooner than one by one
+        room[:] = 0.0
+        return
+    for number in range(len(rows)):
         for at in range(indptr[rows[number]], indptr[rows[number] + 1]):
-            room[indices[at]] = 0.0
+            room[np.uint32(indices[at])] = 0.0
 
 
 @compiled(none(made(FLOAT), given(FLAG), given(INT)))

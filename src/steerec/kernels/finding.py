@@ -10,6 +10,8 @@ from steerec.contracts import Floats, Indices
 from steerec.kernels.choosing import nth_largest
 from steerec.kernels.compiling import FLAG, FLOAT, INT, LONG, TINY, compiled, given, made, none
 
+BLOCK = 64  # scores looked at together for one that is high enough
+SPARSE = 16  # entries for so many items and more are worth looking at all items in turn
 ITEM = 2**32  # below: the item, low ones last; above: its score
 
 
@@ -116,12 +118,83 @@ def best_beside(
     return largest(items[:n_found], scores[:n_found], n)
 
 
+@compiled(FLOAT(given(INT), given(INT), given(INT), given(FLOAT), LONG))
+def likely(newest: Indices, indptr: Indices, indices: Indices, sums: Floats, n: int) -> float:
+    """What a few more than n of the items that some have a weight for in CSR reach, by a sample.
+
+    0 where these are so few that it is quicker to look at each of them, or where too few sums are
+    above 0.
+    """
+    n_entries = 0
+    for number in range(len(newest)):
+        if 0 <= newest[number] < len(indptr) - 1:
+            n_entries += indptr[newest[number] + 1] - indptr[newest[number]]
+    wanted = n // 2 + 16  # as each stands there several times
+    if n_entries < max(len(sums) // SPARSE, 32 * wanted):
+        return 0.0
+    sample, n_sample = np.empty(n_entries // 16 + len(newest), np.float32), 0
+    for number in range(len(newest)):
+        if 0 <= newest[number] < len(indptr) - 1:
+            for at in range(indptr[newest[number]], indptr[newest[number] + 1], 16):
+                sample[n_sample] = sums[np.uint32(indices[at])]
+                n_sample += 1
+    return max(float(nth_largest(sample[:n_sample], wanted)), 0.0)
+
+
+@compiled(made(LONG)(given(FLOAT), given(FLAG), FLOAT, LONG))
+def all_above(sums: Floats, known: NDArray[np.bool_], least: float, most: int) -> NDArray[np.int64]:
+    """Keys of all known items that reach `least`, which is above 0; none if they may be too many.
+
+    Args:
+        most: items, and some more may still be told.
+    """
+    items, scores, n_found = np.empty(most, np.int32), np.empty(most, np.float32), 0
+    for start in range(0, len(sums), BLOCK):
+        part, n_above = sums[start : start + BLOCK], np.int32(0)
+        for place in range(len(part)):
+            n_above += np.int32(part[place] >= least)
+        if n_found + n_above > most:
+            return np.empty(0, np.int64)
+        for place in range(len(part) if n_above else 0):
+            if part[place] >= least and known[start + place]:
+                items[n_found], scores[n_found] = start + place, part[place]
+                n_found += 1
+    return largest(items[:n_found], scores[:n_found], n_found)
+
+
+@compiled(made(LONG)(given(LONG), given(INT), given(INT), given(INT), made(FLAG)))
+def near_only(
+    keys: NDArray[np.int64],
+    newest: Indices,
+    indptr: Indices,
+    indices: Indices,
+    marks: NDArray[np.bool_],
+) -> NDArray[np.int64]:
+    """The keys of items that some have a weight for in CSR.
+
+    Args:
+        marks: (n_items,) of False, which it is again afterwards.
+    """
+    kept, n_kept = np.empty(len(keys), np.int64), 0
+    for key in keys:
+        marks[ITEM - 1 - key % ITEM] = True
+    for number in range(len(newest)):
+        if 0 <= newest[number] < len(indptr) - 1:
+            for at in range(indptr[newest[number]], indptr[newest[number] + 1]):
+                marks[np.uint32(indices[at])] = False
+    for key in keys:
+        kept[n_kept] = key
+        n_kept += not marks[ITEM - 1 - key % ITEM]
+        marks[ITEM - 1 - key % ITEM] = False
+    return kept[:n_kept]
+
+
 @compiled(none(given(INT), given(INT), given(INT), made(FLOAT)))
 def clear(rows: Indices, indptr: Indices, indices: Indices, room: Floats) -> None:
     """Make zeros again of what `add_sparse` of these rows changed."""
     for number in range(len(rows)):
         for at in range(indptr[rows[number]], indptr[rows[number] + 1]):
-            room[indices[at]] = 0.0
+            room[np.uint32(indices[at])] = 0.0
 
 
 @compiled(none(given(TINY, 2), given(FLOAT), given(FLOAT), made(FLOAT)), reorder=True)
