@@ -168,6 +168,25 @@ def test_packed_weights_answer_as_dense_ones_but_for_the_fifth_digit(n_rows):
     np.testing.assert_allclose(*said, rtol=1e-5, atol=np.abs(weights).max() / kernels.asking.CODES)
 
 
+def test_what_compiled_loops_read_can_be_worked_out_before_anybody_asks(monkeypatch):
+    made = []
+    for name in ("of", "products"):
+        real = getattr(Packed, name)
+        told = lambda given, name=name, real=real: made.append(name) or real(given)  # noqa: E731
+        monkeypatch.setattr(Packed, name, told)
+    quick = Recommender(copy.deepcopy(model()), compiled=True)
+    for head in quick.model.heads.values():
+        for name in ("_packed", "_near"):
+            head.__dict__.pop(name, None)
+    replace(quick, compiled=False).prepare()
+    assert made == []
+    quick.prepare()
+    assert set(made) == {"of", "products"}
+    n_made = len(made)
+    quick.score(Query("u0001", now=NOW))
+    assert len(made) == n_made
+
+
 def test_kept_products_of_vectors_follow_a_catalogue_that_changes(monkeypatch):
     monkeypatch.setattr("steerec.heads.packed.BLOCK", 4)
     rng = np.random.default_rng(0)

@@ -29,6 +29,7 @@ from steerec.engine.pool import Pool, PoolConfig
 from steerec.engine.reasons import Reasons
 from steerec.engine.remembered import Remembered
 from steerec.engine.rules import Catalogue
+from steerec.heads.contract import Prepares
 from steerec.kernels import loaded
 
 log = logging.getLogger(__name__)
@@ -220,6 +221,16 @@ class Recommender:
     def failures(self) -> Mapping[str, int]:
         """Head name → how often it failed and was left out."""
         return dict(self._panel.failures)
+
+    def prepare(self) -> None:
+        """Work out what heads of compiled loops read, so that no list waits for it.
+
+        It is for the time before anybody asks; where compiled loops do not answer it does nothing.
+        """
+        if self._panel.is_compiled:
+            for head in self.model.heads.values():
+                if isinstance(head, Prepares):
+                    head.prepare()
 
     @property
     def remembered(self) -> Remembered:

@@ -180,6 +180,10 @@ class Autoregressive(HistoryHead):
             spoke[len(state) - len(items) :] += faded * column(weights, items, item_idx)
         return spoke
 
+    def prepare(self) -> None:
+        """See Prepares."""
+        _ = self._packed
+
     @cached_property
     def _packed(self) -> tuple[Weights, ...]:
         """The weights as compiled loops read them."""

@@ -268,6 +268,10 @@ class Content(HistoryHead):
         lexical = None if self.lexical is None else self.lexical.reworded(places, texts)
         return self._changed(vectors, lexical, places)
 
+    def prepare(self) -> None:
+        """See Prepares."""
+        _ = self._near
+
     @cached_property
     def _near(self) -> Packed | None:
         """Likeness by vectors of each two items, as compiled loops read it; None: too many."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,6 +146,15 @@ class Quick(Protocol):
 
     def find(self, state: Any, n: int, now: float, room: Room) -> Indices | None:
         """`retrieve`; None: it cannot in this case. A head may do without."""
+        ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A head with something to work out, once, before compiled loops can ask it."""
+
+    def prepare(self) -> None:
+        """Work it out now; else the first list waits for it."""
         ...
 
 

@@ -174,6 +174,10 @@ class Ease(HistoryHead):
         self.known = self.held.takers > 0
         return True
 
+    def prepare(self) -> None:
+        """See Prepares."""
+        _ = self._packed
+
     @cached_property
     def _packed(self) -> Weights:
         """The weights as compiled loops read them."""

@@ -237,6 +237,7 @@ class Refits:
 
         def ready(fresh: Live) -> None:
             ensure_promoted(fresh, self.store, now=now)
+            fresh.recommender.prepare()
 
         live.swap(model, now=now, ready=ready)
 

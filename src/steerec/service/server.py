@@ -171,8 +171,7 @@ def run(
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: log.info("stopping=1"))
     stop = Event()
-    folder = service.settings.cache_dir / "kernels"
-    beside = Thread(target=_load_kernels, args=(folder, stop), name="steerec-kernels", daemon=True)
+    beside = Thread(target=_load_kernels, args=(service, stop), name="steerec-kernels", daemon=True)
     if told.compiled:  # nobody waits for them
         beside.start()
     try:
@@ -185,8 +184,10 @@ def run(
             beside.join(GRACE_S)
 
 
-def _load_kernels(folder: Path, stop: Event) -> None:
-    load(folder, stop=stop)
+def _load_kernels(service: Service, stop: Event) -> None:
+    load(service.settings.cache_dir / "kernels", stop=stop)
+    for tenant in service.tenants:
+        tenant.live.recommender.prepare()
     gc.freeze()  # what a compiler brings with it stays, too
 
 
