@@ -425,10 +425,10 @@ def test_the_reason_of_a_session_names_the_item_just_seen():
     assert title in next_one.reason
 
 
-def only(name):
+def only(name, weight=1.0):
     """A recommender in which one head alone decides."""
     theta = np.zeros_like(model().strategy.theta)
-    theta[list(model().heads).index(name), 0] = 1.0
+    theta[list(model().heads).index(name), 0] = weight
     return recommender(strategy=replace(model().strategy, theta=theta))
 
 
@@ -443,6 +443,12 @@ def test_each_family_of_heads_has_its_own_words():
     }
     for name, sentence in words.items():
         assert only(name).recommend(session).items[0].reason == sentence
+
+
+def test_a_head_that_counts_against_is_no_reason_for_what_it_finds_unlikely():
+    slate = only("content", -1.0).recommend(Query(session=("i0001",) * 10, n=10, repeats=False))
+    assert all(choice.sources["content"] > 0 for choice in slate.items)
+    assert {choice.reason for choice in slate.items} == {"A pick from the rest of the catalogue."}
 
 
 def test_a_repeat_says_how_often_and_when():

@@ -96,7 +96,8 @@ class Reasons:
 
         Args:
             names: of the heads.
-            parts: (n_items, n_heads) each head's share w_k z_k of the item's score, in nats.
+            parts: (n_items, n_heads) each head's share w_k z_k of the item's score, in nats; only
+                shares above 0 are reasons.
         """
         if len(items) <= AT_ONCE:
             return self._some(person, items, names, parts, now)

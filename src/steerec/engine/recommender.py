@@ -415,8 +415,11 @@ class Recommender:
         if self._any_unseen and (new := self.model.unseen[items]).any():
             weights = np.repeat(weights[None], len(items), axis=0)
             weights[new] += self._for_unseen(scored.names)[0]
-        parts = weights * scored.z[:, places].T
-        reasons = self._reasons.of_all(scored.person, items, scored.names, parts, scored.now)
+        z = scored.z[:, places].T
+        parts = weights * z
+        # A head that counts against speaks for what it finds unlikely: no reason to give.
+        spoke = np.where(z > 0, parts, 0.0)
+        reasons = self._reasons.of_all(scored.person, items, scored.names, spoke, scored.now)
         names = scored.names
         sources = [dict(zip(names, row, strict=True)) for row in parts.tolist()]
         ids, blend = self.model.data.item_ids[items], scored.blend[places]
