@@ -438,6 +438,16 @@ def test_memories_forget_and_are_judged_as_by_hand():
     assert kept.used == 0  # new rows say 3, the short memory 1.9, the long one 1.3
 
 
+def test_one_memory_at_least_is_believed_whatever_comes():
+    kept = Memories((10.0, 1e9), 1, judged_rows=5.0)
+    told = np.array([[-1_000.0], [1_000.0]])
+    for says in (2.0, -2.0, 2.0):  # late rewards: nothing new was shown, so no share is levelled
+        kept.judge(np.zeros((1, 1)), np.array([says]), rows=0.0, told=told)
+        np.testing.assert_allclose(kept.shares.sum(), 1.0)
+        assert kept.shares[kept.used] > 0.99
+        assert kept.used == int(says > 0)
+
+
 def test_what_is_learnt_is_what_memories_say_as_far_as_each_is_believed(world):
     found = learner(memories=(50.0, 1e6), evidence_steps=0)
     teach(OnlineTuner(found), world.slates(40))

@@ -6,6 +6,8 @@ import numpy as np
 
 from steerec.tuning.observed import Doubles
 
+_LEAST = 1e-300  # a share that rounding has made 0
+
 
 class Memories:
     """Sums of all statistics so far, once for each rate of forgetting, each believed by a share.
@@ -54,7 +56,9 @@ class Memories:
             told: (n, size), what each said β is.
         """
         likelihood = told @ linear - 0.5 * np.einsum("ni,ni->n", told @ curvature, told)
-        shares = self.shares * np.exp(likelihood - likelihood.max())
+        # In logs: what all but one hold for impossible must leave that one, however small it was.
+        logs = np.log(np.maximum(self.shares, _LEAST)) + likelihood
+        shares = np.exp(logs - logs.max())
         even = 1 - np.exp(-rows / self._judged_rows)
         self.shares = (1 - even) * shares / shares.sum() + even / len(shares)
 
