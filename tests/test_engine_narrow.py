@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine_worlds import model, recommender, world
@@ -34,6 +34,7 @@ def scores(n_heads, n_items, rng):
 
 @settings(deadline=None, max_examples=12)
 @given(seed=st.integers(0, 1_000))
+@example(seed=237)  # a last slope so steep that the rounding of its knot shows
 def test_curves_asked_together_say_what_each_says_alone(seed):
     rng = np.random.default_rng(seed)
     together, raw = curves(4, rng), scores(4, 50, rng)

@@ -64,12 +64,13 @@ class Curve:
 
     def _mapped(self, scores: Floats) -> Floats:
         x = np.arcsinh(scores * np.float32(1 / self.scale))
-        z: Floats = np.interp(x, self.x, self.z).astype(np.float32)
-        rise = np.float32((self.z[-1] - self.z[-2]) / (self.x[-1] - self.x[-2]))
-        above = x > np.float32(self.x[-1])  # few: the map is cheap below and goes on rising above
-        z[above] += rise * (x[above] - np.float32(self.x[-1]))
+        z = np.interp(x, self.x, self.z)
+        rise = (self.z[-1] - self.z[-2]) / (self.x[-1] - self.x[-2])  # steep, where knots are close
+        above = x > self.x[-1]  # few: the map is cheap below and goes on rising above
+        z[above] += rise * (x[above] - self.x[-1])
         np.clip(z, -Z_LIMIT, Z_LIMIT, out=z)
-        return z
+        mapped: Floats = z.astype(np.float32)
+        return mapped
 
     @cached_property
     def bounds(self) -> Floats:
