@@ -161,11 +161,11 @@ def test_packed_weights_answer_as_dense_ones_but_for_the_fifth_digit(n_rows):
     rows, sums = np.arange(n_rows, dtype=np.int32), (0.8 ** np.arange(n_rows)).astype(np.float32)
     found = np.ones(50, np.float32)
     assert add_products(rows, sums, short, None, Room(), found)
-    bound = 1.1 * (np.abs(weights).max(axis=1)[:n_rows] * sums / kernels.asking.CODES).sum()
+    bound = 1.1 * (np.abs(weights).max(axis=1)[:n_rows] * sums / kernels.CODES).sum()
     np.testing.assert_allclose(found, 1 + sums @ weights[:n_rows], rtol=1e-5, atol=bound)
     history, items = History.of([4, 2, 99, 7]), np.array([1, 30], np.int32)
     said = [spoken(history, w, items, Room(), decay=0.8, last=3) for w in (short, weights)]
-    np.testing.assert_allclose(*said, rtol=1e-5, atol=np.abs(weights).max() / kernels.asking.CODES)
+    np.testing.assert_allclose(*said, rtol=1e-5, atol=np.abs(weights).max() / kernels.CODES)
 
 
 def test_what_compiled_loops_read_can_be_worked_out_before_anybody_asks(monkeypatch):
@@ -197,7 +197,7 @@ def test_kept_products_of_vectors_follow_a_catalogue_that_changes(monkeypatch):
     old[[1, 4]] = old[[4, 1]]
     grown = Packed.products(old).with_products(vectors, np.array([1, 4], np.int32))
     np.testing.assert_array_equal(grown.codes, Packed.products(vectors).codes)
-    np.testing.assert_allclose(grown.plain(), vectors @ vectors.T, atol=0.6 / kernels.asking.CODES)
+    np.testing.assert_allclose(grown.plain(), vectors @ vectors.T, atol=0.6 / kernels.CODES)
 
 
 @pytest.mark.parametrize("asked", [(4,), (4, 0, 1), (4, -0.5, 1)])

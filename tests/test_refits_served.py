@@ -12,6 +12,7 @@ from engine_worlds import model, world
 from service_worlds import Clock, opened
 from steerec.config import ServiceConfig
 from steerec.contracts import Event, Query
+from steerec.engine.recommender import Recommender
 from steerec.engine.shelf import Facts, Shelf
 from steerec.errors import ConfigError
 from steerec.service.refits import DAY_S, Due, next_at
@@ -198,6 +199,21 @@ def test_a_swap_drops_no_request(sqlite_url, loop, tmp_path):
         assert tenant.live.applied["swaps"] == 4
     finally:
         done.set()
+        shop.close()
+
+
+def test_a_model_is_made_ready_for_lists_before_it_answers(sqlite_url, loop, tmp_path, monkeypatch):
+    prepared = []
+    monkeypatch.setattr(Recommender, "prepare", lambda one: prepared.append(one))
+    shop = opened(sqlite_url, fitted=False, loop=loop, snapshots=tmp_path)
+    try:
+        tenant = shop.tenant()
+        assert prepared == [tenant.live.recommender]
+        Shelf(tmp_path).put("default", model(), now=shop.clock())
+        assert shop.service.refits.swap_if_new(tenant)
+        assert len(prepared) == 2
+        assert prepared[1] is tenant.live.recommender
+    finally:
         shop.close()
 
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 import steerec.kernels as kernels
 from steerec.contracts import Floats, Indices
+from steerec.kernels import CODES
 
 BLOCK = 512  # vectors whose products are held as floats at once
-CODES = 32_767  # on either side of 0; as in kernels.asking
 
 
 @dataclass(frozen=True, eq=False)

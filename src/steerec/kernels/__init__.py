@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # there as soon as they are loaded
     )
 
 __all__ = [
+    "CODES",
     "asking",
     "choosing",
     "drawing",
@@ -37,6 +38,8 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+CODES = 32_767  # of a weight in two bytes, on either side of 0
 
 MODULES = ("choosing", "asking", "solving", "ranking", "telling", "finding", "repeating", "drawing")
 _LOADED = threading.Event()

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerec.contracts import Floats, Indices
+from steerec.kernels import CODES
 from steerec.kernels.compiling import (
     DOUBLE,
     FLAG,
@@ -22,7 +23,6 @@ from steerec.kernels.compiling import (
 )
 
 FAINT = 1e-10  # of the greatest weight of a query: rows that weigh less are left out
-CODES = 32_767  # of a packed weight on either side of 0
 
 
 @compiled(LONG(given(INT), LONG))

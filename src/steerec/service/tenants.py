@@ -179,5 +179,6 @@ class Tenants:
         live = Live(name, self.store, model, self._config, now=now, encoder=self._encoder)
         ensure_promoted(live, self.store, now=now)
         follow_experiments(live, self.store)
+        live.recommender.prepare()
         log.info("tenant=%s opened=1 items=%d seq=%d", name, live.model.data.n_items, live.seq)
         return Tenant(name, live, self.store, self._telemetry, self)
