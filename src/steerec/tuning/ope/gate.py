@@ -118,7 +118,8 @@ def _judged(
     if found.ess < config.least_slates:
         return "ramp", (
             f"the log stands for {found.ess:,.0f} slates of the proposal or the present strategy, "
-            f"{config.least_slates:,.0f} are needed: show the new one to {config.ramp_share:.0%} first"
+            f"{config.least_slates:,.0f} are needed: "
+            f"show the proposal to {config.ramp_share:.0%} first"
         )
     if found.unsupported > config.most_unsupported:
         return "ramp", (
