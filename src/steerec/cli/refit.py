@@ -46,18 +46,13 @@ def refit(
     --from it goes on from the newest that refits made.
     """
     from steerec.engine.shelf import Shelf
-    from steerec.service.server import DEFAULT_STORE
-    from steerec.store import open_store
 
     os.nice(PRIORITY)
     settings = options.settings_of(config, threads=threads)
     told = _config(settings, options.names(heads))
     shelf = Shelf(out or settings.service.snapshots, settings.service.snapshots_kept)
-    store = open_store(settings.deployment.database_url or DEFAULT_STORE)
-    try:
+    with options.opened_store(config) as store:
         made, folder = _fit(store, shelf, tenant, from_, told, seed=seed)
-    finally:
-        store.close()
     show.out().print(
         f"{made.model.data.n_events:,} events, {made.n_new:,} of them new: strategy "
         f"{made.version.version}, snapshot {folder}/"
