@@ -17,6 +17,7 @@ from schemathesis import GenerationMode
 from service_worlds import opened
 from steerec.service.app import ROUTES
 from steerec.service.gorse import routes as gorse
+from steerec.service.meanings import MEANINGS
 from steerec.service.openapi import document
 
 DOCUMENT = document(ROUTES)
@@ -77,6 +78,7 @@ def test_every_operation_says_what_it_does_and_how_it_fails():
         assert told["operationId"] not in seen
         seen.add(told["operationId"])
         assert "default" in told["responses"]
+        assert all(p["description"] for p in told["parameters"]), path
         named = {p["name"] for p in told["parameters"] if p["in"] == "path"}
         assert named == set(re.findall(r"{(\w+)}", path))
         body = told.get("requestBody")
@@ -84,13 +86,22 @@ def test_every_operation_says_what_it_does_and_how_it_fails():
             assert content["example"], path
 
 
+def test_every_field_says_what_it_means_and_no_meaning_is_left_over():
+    shown = DOCUMENT["components"]["schemas"].items()
+    fields = {
+        f"{name}.{field}": told for name, s in shown for field, told in s["properties"].items()
+    }
+    assert [field for field, told in fields.items() if not told.get("description")] == []
+    assert MEANINGS.keys() <= fields.keys() | {field.partition(".")[2] for field in fields}
+
+
 @pytest.mark.parametrize("route", ROUTES, ids=lambda r: f"{r.method} {r.path}")
 def test_every_example_works_and_its_answer_fits_its_schema(demo, route):
     told = DOCUMENT["paths"][route.path][route.method.lower()]
     slate = demo.post("/api/recommend", {"user_id": "ann"}).json()
     demo.flush()
-    given = {"user_id": "ann", "item_id": "tea", "request_id": slate["request_id"]}
-    given["name"] = "spring"
+    given = {p["name"]: p.get("example") for p in told["parameters"]}
+    given["request_id"] = slate["request_id"]
     gone = {"item_id": "coffee", "user_id": "bob"}  # what may be deleted
     path = route.path.format(**{**given, **(gone if route.method == "DELETE" else {})})
     body = told.get("requestBody", {}).get("content", {})

@@ -1,6 +1,5 @@
 """The OpenAPI document, made from the table of routes and the classes that check what is sent."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import msgspec
 
 from steerec.service.calls import Route
 from steerec.service.gate import SCOPES
+from steerec.service.meanings import in_path, meaning_of
 from steerec.version import __version__
 
 PROBLEM = {
@@ -18,10 +18,10 @@ _PROBLEM_SCHEMA = {
     "type": "object",
     "required": ["type", "title", "status", "detail", "instance"],
     "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
+        "type": {"type": "string", "description": "about:blank: the status says it"},
+        "title": {"type": "string", "description": "the status in words"},
+        "status": {"type": "integer", "description": "of HTTP"},
+        "detail": {"type": "string", "description": PROBLEM["description"]},
         "instance": {"type": "string", "description": "id under which the logs speak of the call"},
     },
 }
@@ -42,6 +42,10 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     schemas, components = msgspec.json.schema_components(
         ordered, ref_template="#/components/schemas/{name}"
     )
+    for name, schema in components.items():
+        for field, kind in schema.get("properties", {}).items():
+            if meaning := meaning_of(name, field):
+                kind["description"] = meaning
     refs = dict(zip(ordered, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
@@ -73,7 +77,7 @@ def _operation(route: Route, refs: dict[Any, Any], components: dict[str, Any]) -
         "summary": summary.rstrip("."),
         "description": f"{' '.join(rest.split())}\n\nScope: `{route.scope}` "
         f"({SCOPES[route.scope]}).".strip(),
-        "parameters": [*_in_path(route.path), *_in_query(route, components)],
+        "parameters": [*in_path(route.path), *_in_query(route, components)],
         "responses": _responses(route, refs),
     }
     if route.scope != "open":
@@ -101,21 +105,15 @@ def answers(content: dict[str, Any], status: int = 200) -> dict[str, Any]:
     return {str(int(status)): {"description": "done", "content": content}, "default": PROBLEM}
 
 
-def _in_path(path: str) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": name,
-            "in": "path",
-            "required": True,
-            "schema": {"type": "string", "minLength": 1, "maxLength": 256},
-        }
-        for name in re.findall(r"{(\w+)(?::\w+)?}", path)
-    ]
-
-
 def _in_query(route: Route, components: dict[str, Any]) -> list[dict[str, Any]]:
     schema = components.get(route.query.__name__, {})
     return [
-        {"name": name, "in": "query", "required": False, "schema": dict(kind)}
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": kind.get("description", ""),
+            "schema": {key: value for key, value in kind.items() if key != "description"},
+        }
         for name, kind in schema.get("properties", {}).items()
     ]

@@ -2,7 +2,6 @@
 
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 Id = Annotated[str, Meta(min_length=1, max_length=256, description="an id of the caller's own")]
@@ -387,14 +386,3 @@ class ExplainOut(Answer):
 
 class Nothing(Body):
     """No parameters."""
-
-
-def described(kind: type[Struct]) -> str:
-    """The first line of a class, as OpenAPI tells it."""
-    return (kind.__doc__ or "").strip().splitlines()[0]
-
-
-def plain(value: Struct) -> Json:
-    """A struct as a dict, without what was not set."""
-    found: Json = msgspec.to_builtins(value)
-    return found
