@@ -9,7 +9,7 @@ import pytest
 from engine_worlds import model, world
 from steerec.contracts import History
 from steerec.engine.loop import LoopConfig, Stage, Trace, best_of, counts_live, run
-from steerec.engine.loop_figures import figures, recovery, summary, windows
+from steerec.engine.loop_figures import figures, recovered_by, recovery, summary, windows
 from steerec.engine.oracle_blend import Watched, _first, fit_best
 from steerec.engine.policies import FixedBlend, Oracle, Popularity, blended
 from steerec.engine.simulate import SimulateConfig, build_world
@@ -220,7 +220,16 @@ def test_figures_by_hand():
     assert found["recovery"] == pytest.approx(0.75)  # the last quarter: 2.5 between 1 and 3
     assert found["return_rate"] == 1.0
     assert recovery("ours", {"ours": runs["ours"]}) is None
+    assert recovered_by("ours", {"ours": runs["ours"]}) is None
     assert windows(runs["ours"], 2).tolist() == [[1_000, 1_750]] * 2
+
+
+def test_the_gap_closed_by_a_time_is_not_that_closed_later():
+    after = {"frozen": [1, 1, 1, 1], "ours": [1, 2, 3, 1], "oracle_blend": [2, 3, 3, 3]}
+    runs = {name: [made_trace(name, 0, [1] * 8, [9] * 4 + some)] for name, some in after.items()}
+    assert recovered_by("ours", runs) == pytest.approx(1 / 3)  # 1 and 2 between 1 and 2, 1 and 3
+    assert recovered_by("ours", runs, size=1) == pytest.approx(1 / 2)
+    assert recovery("ours", runs) == pytest.approx(1 / 2)
 
 
 def test_the_interval_over_seeds_is_students():

@@ -20,7 +20,7 @@ from loop_figure import draw
 from loop_runs import RUNS, Kept, missing
 
 from steerec.engine.loop import LoopConfig, Trace
-from steerec.engine.loop_figures import figures, per_seed, summary, windows
+from steerec.engine.loop_figures import figures, per_seed, recovered_by, summary, windows
 from steerec.engine.simulate import (
     POLICIES,
     WORLDS,
@@ -33,6 +33,7 @@ from steerec.engine.simulate import (
 
 RESULTS = Path(__file__).parent / "results"
 WINDOW = 2_000  # slates
+CLOSED = 0.8  # of the gap to the best blend
 WORST = -0.02  # under the frozen blend in any window, mean over seeds
 GOALS = {"shop": 0.15, "films": 0.25, "jester": 0.25}
 
@@ -53,10 +54,8 @@ def goals(world: str, runs: dict[str, list[Trace]], told: dict[str, Any]) -> dic
             "holds": frozen_ci and frozen_ci[0] > 0,
         },
         "gap_per_1000_after_drift": gap,
-        "recovery": {
-            "figure": ours["recovery"],
-            "holds": ours["recovery"] >= 0.8 if open_gap else None,
-        },
+        "recovered_by": _closed(recovered_by("ours", runs), open_gap=open_gap),
+        "recovery": _closed(ours["recovery"], open_gap=open_gap),
         "worst_window_under_frozen": {"figure": worst, "holds": worst >= WORST},
     }
     if "vw" in runs:
@@ -65,6 +64,10 @@ def goals(world: str, runs: dict[str, list[Trace]], told: dict[str, Any]) -> dic
         told_apart = low > 0 or high < 0
         found["over_vw"] = {**ahead, "holds": ahead["mean"] > 0 if told_apart else None}
     return found
+
+
+def _closed(share: float | None, *, open_gap: bool) -> dict[str, Any]:
+    return {"figure": share, "holds": share >= CLOSED if share is not None and open_gap else None}
 
 
 def worst_window(runs: dict[str, list[Trace]]) -> float:

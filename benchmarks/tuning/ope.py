@@ -53,10 +53,10 @@ def draw_pair(table: Table, rng: np.random.Generator) -> Pair:
 
     logging, other, share = blend(), blend(), rng.uniform(0.1, 1.0)
     target = (1 - share) * logging + share * other
-    return Pair(*(_scores(table, w, rng.uniform(0.5, 1.5)) for w in (logging, target)))
+    return Pair(*(scores_of(table, w, rng.uniform(0.5, 1.5)) for w in (logging, target)))
 
 
-def _scores(table: Table, w: np.ndarray, sharpness: float) -> np.ndarray:
+def scores_of(table: Table, w: np.ndarray, sharpness: float) -> np.ndarray:
     """Scores whose standard deviation within a pool is `sharpness` on average."""
     raw = np.einsum("nph,nh->np", table.z.astype(np.float32), w.astype(np.float32))
     raw = np.where(table.allowed, raw, np.nan).astype(np.float64)

@@ -10,6 +10,7 @@ from scipy import stats
 from steerec.engine.loop import Trace
 
 RECOVER_WITHIN = 5_000  # slates after the drift; what follows must be as good as the best blend
+RECOVERED_OVER = 2_000  # slates, over which it is seen whether the gap was closed by then
 
 Runs = Mapping[str, Sequence[Trace]]  # policy → its runs, by seed
 
@@ -74,14 +75,34 @@ def recovery(name: str, runs: Runs) -> float | None:
     By expected clicks, from RECOVER_WITHIN slates after half time to the end (or over the last
     quarter of a shorter run); None where the gap is not above 0.
     """
-    if "frozen" not in runs or "oracle_blend" not in runs:
-        return None
 
     def late(run: Trace) -> float:
-        n = len(run.expected)
-        return float(run.expected[min(n // 2 + RECOVER_WITHIN, 3 * n // 4) :].mean())
+        return float(run.expected[_recovered_at(run) :].mean())
 
-    found = [per_seed(runs[key], late) for key in ("frozen", "oracle_blend", name)]
+    return share_closed(name, runs, late)
+
+
+def recovered_by(name: str, runs: Runs, *, size: int = RECOVERED_OVER) -> float | None:
+    """The same share over the stretch of `size` slates that ends where `recovery` begins."""
+
+    def just_before(run: Trace) -> float:
+        end = _recovered_at(run)
+        start = max(end - size, len(run.expected) // 2)
+        return float(run.expected[start:end].mean())
+
+    return share_closed(name, runs, just_before)
+
+
+def _recovered_at(run: Trace) -> int:
+    n = len(run.expected)
+    return min(n // 2 + RECOVER_WITHIN, 3 * n // 4)
+
+
+def share_closed(name: str, runs: Runs, figure: Callable[[Trace], float]) -> float | None:
+    """Share of the gap from the frozen to the best blend in a figure of a run; see `recovery`."""
+    if "frozen" not in runs or "oracle_blend" not in runs:
+        return None
+    found = [per_seed(runs[key], figure) for key in ("frozen", "oracle_blend", name)]
     seeds = set.intersection(*(set(by_seed) for by_seed in found))
     if not seeds:
         return None
