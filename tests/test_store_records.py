@@ -7,19 +7,34 @@ import subprocess
 import sys
 import threading
 
+import psycopg
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from steerec.errors import ConfigError, DataError, StorageError
 from steerec.store import open_store
 from steerec.store.checkpoints import Checkpoint
-from steerec.store.migrate import HEAD
+from steerec.store.database import open_database
+from steerec.store.migrate import HEAD, _locked, migrate
 from steerec.store.schema import metadata
 from steerec.store.strategies import StrategyVersion
 
 NOW = 1_750_000_000.0
+TENANT_1 = {  # rows as the first version wrote them
+    "tenant": "shop", "last_seq": 2, "last_number": 0,
+    "n_events": 1, "n_impressions": 0, "n_erased": 0,
+}  # fmt: skip
+EVENT_1 = {
+    "tenant": "shop", "seq": 1, "event_id": "e1",
+    "user_id": "ann", "item_id": "tea", "event": "view", "received": NOW,
+}  # fmt: skip
+ITEM_1 = {
+    "tenant": "shop", "id": "tea", "attributes": '{"price": 4.5}', "labels": "[]",
+    "hidden": False, "deleted": False, "changed": NOW, "seq": 2,
+}  # fmt: skip
 
 
 def proposed(author="ann", **more):
@@ -147,6 +162,53 @@ def test_many_processes_may_start_at_once_on_a_new_file(tmp_path):
     command = [sys.executable, "-W", "error", "-c", code, str(tmp_path / "new" / "store.db")]
     started = [subprocess.Popen(command) for _ in range(3)]
     assert [process.wait() for process in started] == [0, 0, 0]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def bare_url(request, tmp_path):
+    """A place for a store, without any tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/bare.db"
+        return
+    server = request.getfixturevalue("postgres")
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE bare")
+        yield server.get_uri("bare")
+        connection.execute("DROP DATABASE bare WITH (FORCE)")
+
+
+def test_a_store_of_the_first_version_is_brought_forward_with_its_rows(bare_url, monkeypatch):
+    upgrade = command.upgrade
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "upgrade", lambda config, _: upgrade(config, "0001"))
+        old = open_database(bare_url)
+        migrate(old)
+    with old.write() as connection:
+        for table, row in {"tenants": TENANT_1, "events": EVENT_1, "items": ITEM_1}.items():
+            values = ", ".join(f":{name}" for name in row)
+            text = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({values})"
+            connection.execute(sa.text(text), row)
+    old.close()
+    store = open_store(bare_url)
+    assert [one.event_id for one in store.log.iterate("shop")] == ["e1"]
+    assert store.items.get("shop", ["tea"])["tea"].attributes == {"price": 4.5}
+    assert store.experiments.list("shop") == []
+    assert store.last_seq("shop") == 2
+    with store.database.read() as connection:
+        assert MigrationContext.configure(connection).get_current_revision() == HEAD
+    store.close()
+
+
+def test_who_opens_a_store_waits_while_another_brings_it_forward(bare_url, monkeypatch):
+    other, begun, upgrade = open_database(bare_url), threading.Event(), command.upgrade
+    monkeypatch.setattr(command, "upgrade", lambda *told: (begun.set(), upgrade(*told)))
+    starting = threading.Thread(target=lambda: open_store(bare_url).close())
+    with _locked(other):
+        starting.start()
+        assert not begun.wait(0.3)
+    starting.join()
+    assert begun.is_set()
+    other.close()
 
 
 def test_tables_of_a_newer_version_are_refused(sqlite_url):
