@@ -79,6 +79,30 @@ def test_forgetting_twice_takes_nothing_out_twice(store):
     np.testing.assert_array_equal(live.model.heads["transitions"].counts, counts)
 
 
+def test_what_waits_for_the_next_fit_is_told_whoever_came_to_the_erasure_first(store):
+    """A process that shares its store may follow an erasure before the call that made it."""
+    first, second = live_over(store), live_over(store)
+    told = first.forget("u0001", seq=store.persons.erase("shop", "u0001", now=NOW).seq)
+    second.follow(now=NOW)
+    assert second.forget("u0001", seq=first.store.last_seq("shop")) == told
+    assert set(told.values()) == {"exact", "next fit"}
+
+
+def test_a_user_erased_twice_still_waits_for_the_next_fit(store):
+    live = live_over(store)
+    told = live.forget("u0001", seq=1)
+    assert live.forget("u0001", seq=2) == told
+    assert live.forget("u0001", seq=2) == told
+
+
+def test_who_comes_back_while_the_erasure_is_answered_keeps_the_new_events(store):
+    live = live_over(store)
+    erased = store.persons.erase("shop", "u0001", now=NOW)
+    live.take(append(store, Event("u0001", "i0005")), now=NOW)
+    live.forget("u0001", seq=erased.seq)
+    assert live.recommender.history("u0001").item_idx.tolist() == [5]
+
+
 def test_an_erasure_by_another_process_is_followed_and_new_events_stay(store):
     live = live_over(store)
     live.take(append(store, Event("u0001", "i0003")), now=NOW)

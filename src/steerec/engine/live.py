@@ -335,20 +335,27 @@ class Live:
             index = self.model.data.item_index
             self._mark([entry for entry in fresh if entry.id in index], index)
 
-    def forget(self, user_id: str, *, seq: int = 0) -> dict[str, str]:
+    def forget(self, user_id: str, *, seq: int) -> dict[str, str]:
         """Erase a user from the live state; head → `exact` or `next fit`.
 
         Args:
             seq: the erasure's place in the tenant's order: events before it are not taken in.
         """
+        digest = digest_of_user(self.tenant, user_id)
         with self._lock:
-            self._state.erased[digest_of_user(self.tenant, user_id)] = seq
-            told = self._state.recommender.forget(user_id)
+            if (state := self._state).erased.get(
+                digest, 0
+            ) < seq:  # else `follow` came to it before
+                state.erased[digest] = seq
+                state.recommender.forget(user_id)
+                for one in self.store.log.of_user(self.tenant, user_id):  # who has come back since
+                    if one.seq > seq and (one.seq <= state.seq or one.seq in state.ahead):
+                        self._learn(one, one.received)
             if (fleeting := getattr(self.encoder, "fleeting", None)) is not None:
                 fleeting.clear()  # what somebody said of themselves; nobody knows who it was
             if self.online is not None:
                 self.online.forget(user_id)
-            return told
+            return state.recommender.forgotten(user_id)
 
     def swap(
         self, model: Model, *, now: float, ready: Callable[["Live"], None] | None = None
@@ -485,16 +492,8 @@ class Live:
             for erasure in found:
                 if self._state.erased.get(erasure.digest, 0) >= erasure.seq:
                     continue  # it was done here
-                self._state.erased[erasure.digest] = erasure.seq
                 if (user_id := user_of.get(erasure.digest)) is not None:
-                    self._forget_before(user_id, erasure.seq)
+                    self.forget(user_id, seq=erasure.seq)
+                self._state.erased[erasure.digest] = erasure.seq
             self._state.erased_seq = found[-1].seq
         return len(found)
-
-    def _forget_before(self, user_id: str, seq: int) -> None:
-        """Forget a user who may have come back since, and whose new events count."""
-        self.forget(user_id, seq=seq)
-        state = self._state
-        for logged in self.store.log.of_user(self.tenant, user_id):
-            if logged.seq > seq and (logged.seq <= state.seq or logged.seq in state.ahead):
-                self._learn(logged, logged.received)

@@ -1,9 +1,10 @@
 """What is known of each user now: stored history plus live events, and every head's state."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import sha256
 from threading import RLock
 from zlib import crc32
 
@@ -41,6 +42,7 @@ class People:
     _live: dict[str, Growing] = field(default_factory=dict)
     _held: OrderedDict[str, Person] = field(default_factory=OrderedDict)
     _forgotten: set[int] = field(default_factory=set)  # rows of the fitted data
+    _waiting: dict[bytes, frozenset[str]] = field(default_factory=dict)  # by digest: who is gone
     _newest: float = float("-inf")  # time of the newest live event
     _lock: RLock = field(default_factory=RLock)
 
@@ -138,9 +140,15 @@ class People:
         with self._lock:
             return replace(self, panel=panel, _held=OrderedDict() if anew else self._held)
 
-    def forget(self, user_id: str) -> None:
-        """Drop all that is held of a user; the fitted data keep theirs until the next fit."""
+    def forget(self, user_id: str, wait: Iterable[str] = ()) -> None:
+        """Drop all that is held of a user; the fitted data keep theirs until the next fit.
+
+        Args:
+            wait: heads that hold something of them until then.
+        """
         with self._lock:
+            if found := self.waiting(user_id) | set(wait):
+                self._waiting[_digest(user_id)] = found
             user_idx = self.panel.model.data.user_index.get(user_id)
             self._live.pop(user_id, None)
             if user_idx is not None:
@@ -151,6 +159,10 @@ class People:
     def forgotten(self) -> frozenset[int]:
         """Rows of the fitted data that must not be told of any more."""
         return frozenset(self._forgotten)
+
+    def waiting(self, user_id: str) -> frozenset[str]:
+        """Heads that hold something of a forgotten user until the next fit."""
+        return self._waiting.get(_digest(user_id), frozenset())
 
     def unlearn(self, user_id: str, item_idx: Indices, kept: Sequence[tuple[Event, int]]) -> None:
         """Take items out of a user's history, but for the events that are kept.
@@ -219,6 +231,10 @@ class People:
         self._held[user_id] = person
         while len(self._held) > self.keep:
             self._held.popitem(last=False)
+
+
+def _digest(user_id: str) -> bytes:
+    return sha256(user_id.encode()).digest()
 
 
 def _rating(event: Event) -> float:

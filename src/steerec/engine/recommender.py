@@ -175,20 +175,25 @@ class Recommender:
         self._people.learn([(event, self._catalogue.index(event.item_id)) for event in events])
 
     def forget(self, user_id: str) -> dict[str, str]:
-        """Drop a user's events and states; head → `exact` if it is now as fitted without them.
+        """Drop a user's events and states; what `forgotten` says then."""
+        user_idx = self.history(user_id).user_idx  # -1 also of who was forgotten before
+        counted = len(self.live_histories().get(user_id, ())) > 0
+        wait = set()
+        for name, head in self.model.heads.items():
+            exact = user_idx < 0 or head.forget(user_idx, self.model.data.history(user_idx))
+            if not exact or (counted and getattr(head, "counts_live", False)):
+                wait.add(name)
+        self._people.forget(user_id, wait)
+        self._panel.remembered.clear()  # heads took something out, or the person's own are there
+        return self.forgotten(user_id)
+
+    def forgotten(self, user_id: str) -> dict[str, str]:
+        """Head → `exact` if it is as fitted without this user, who was forgotten.
 
         Else `next fit`, as with heads that counted events live: they cannot tell them apart.
         """
-        user_idx = self.history(user_id).user_idx  # -1 also of who was forgotten before
-        counted = len(self.live_histories().get(user_id, ())) > 0
-        told = {}
-        for name, head in self.model.heads.items():
-            exact = user_idx < 0 or head.forget(user_idx, self.model.data.history(user_idx))
-            live = counted and getattr(head, "counts_live", False)
-            told[name] = "exact" if exact and not live else "next fit"
-        self._people.forget(user_id)
-        self._panel.remembered.clear()  # heads took something out, or the person's own are there
-        return told
+        wait = self._people.waiting(user_id)
+        return {name: "next fit" if name in wait else "exact" for name in self.model.heads}
 
     def unlearn(self, user_id: str, item_ids: Iterable[str], kept: Iterable[Event]) -> None:
         """Take items out of a user's history, but for the events that are kept."""
