@@ -5,7 +5,8 @@ python benchmarks/speed/serve.py --world ml-1m [--runs 5] [--seconds 30] [--rate
 Each run starts a server of its own over an empty store; no user is asked for twice in its life, so
 no result cache could help. Throughput is closed loop (wrk, 16 connections), latency open loop (our
 own sender, which starts every call on its time and says how late it was itself). Load generator
-and server share the machine, as does whatever else runs on it: the load average stands beside.
+and server share the machine, as does whatever else runs on it: the load average stands beside, and
+what a server that only takes as much CPU for a call does there under the same load (`limit.py`).
 """
 
 import argparse
@@ -163,6 +164,25 @@ def serving(snapshot: Path, workers: int) -> Iterator[Server]:
         shutil.rmtree(folder)
 
 
+@contextmanager
+def counting(workers: int, cpu_ms: float) -> Iterator[int]:
+    """As many processes that only count for each call; the port they answer at."""
+    port = _free_port()
+    words = [HERE / "limit.py", "--port", port, "--cpu-ms", cpu_ms]
+    started = []
+    try:
+        for _ in range(workers):  # one after the other: each times its counting first
+            command = [sys.executable, *map(str, words)]
+            started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            if started[-1].stdout.readline().strip() != "ready":
+                raise SystemExit("benchmarks/speed/limit.py did not start: see above")
+        yield port
+    finally:
+        for process in started:
+            process.terminate()
+            process.wait(10)
+
+
 def _free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -253,6 +273,11 @@ def one_run(snapshot: Path, given: argparse.Namespace, number: int) -> dict[str,
             found[name] = events_closed(server, buyers, items, batch, given.seconds / 3)
         found["rss_mib_at_the_end"] = server.rss_mib()
         found["applied"] = server.get("/api/health/ready")["status"]
+    cpu_ms = found["recommend_closed"]["server_cpu_ms"]
+    with counting(given.workers, cpu_ms) as port:
+        for rate in given.rates:
+            calls = Schedule([("GET", "/")] * int(rate * given.seconds), rate)
+            found[f"limit_{rate}_per_s"] = sent(port, calls)
     found["load_average"] = [round(load, 1), round(os.getloadavg()[0], 1)]
     return found
 
