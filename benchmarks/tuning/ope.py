@@ -96,22 +96,28 @@ def clicks(table: Table, visitor: np.ndarray, shown: np.ndarray, rng: np.random.
     return (rng.random(shown.shape) < chance).astype(np.float64)
 
 
-def run_pair(table: Table, number: int, n: int) -> dict[str, Any]:
-    """All estimates of one pair, with the truth."""
-    rng = np.random.default_rng([number, n])
-    pair = draw_pair(table, np.random.default_rng([number]))
-    visitor = rng.integers(0, len(table.z), n)
-    scores = pair.logging[visitor]
+def slate_log(
+    table: Table, visitor: np.ndarray, scores: np.ndarray, rng: np.random.Generator, **more: Any
+) -> SlateLog:
+    """Slates drawn by these scores, with what the truth clicks."""
     shown = draw_slates(scores, rng)
-    log = SlateLog(
+    return SlateLog(
         shown=shown,
         propensity=conditional(scores, shown),
         reward=clicks(table, visitor, shown, rng),
         z=table.z[visitor],
         phi=table.phi[visitor],
         scores=scores,
-        cluster=table.cluster[visitor],
+        **more,
     )
+
+
+def run_pair(table: Table, number: int, n: int) -> dict[str, Any]:
+    """All estimates of one pair, with the truth."""
+    rng = np.random.default_rng([number, n])
+    pair = draw_pair(table, np.random.default_rng([number]))
+    visitor = rng.integers(0, len(table.z), n)
+    log = slate_log(table, visitor, pair.logging[visitor], rng, cluster=table.cluster[visitor])
     began = time.process_time()
     evidence = prepare(log, rng)
     reading = read(evidence, softmax_policy(log, pair.target[visitor]))
