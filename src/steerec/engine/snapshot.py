@@ -199,7 +199,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as e:
-        raise SnapshotError(f"{folder} is no snapshot: it has no {MANIFEST}") from e
+        raise SnapshotError(
+            f"{folder} is no snapshot: it has no {MANIFEST}; name a folder that `train` wrote"
+        ) from e
     except (OSError, ValueError) as e:
         raise SnapshotError(f"{path} cannot be read ({e}): {_REMEDY}") from e
     if not isinstance(manifest, dict) or "format" not in manifest:

@@ -118,7 +118,7 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "traffic": "the share of all users who take part",
         "tried": "strategies, and what was expected of each",
         "user_id": "known or unknown; null: an anonymous visitor",
-        "EventIn.user_id": "unknown users are made",
+        "EventIn.user_id": "who did it; they need not have been written before",
         "ExplainOut.user_id": "whose list it was",
         "users": "rows of the users' table that were deleted",
         "value": "a rating, a price, or what the kind of event says",
