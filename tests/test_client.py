@@ -135,7 +135,10 @@ async def walk(client, user, item):
         got[name] = await call(item if name == "similar" else user, n=4)
     got["popular"], got["latest"] = await client.popular(n=2), await client.latest(n=2)
     got["strategy"] = await client.strategy()
-    got["back"] = await client.rollback(got["strategy"].version, reason="test")
+    number = got["strategy"].version
+    got["diff"] = await client.strategy_diff(number, number)
+    got["promoted"] = await client.promote(number, reason="test")
+    got["back"] = await client.rollback(number, reason="test")
     got["tuned"] = await client.tune()
     arms = [{"name": "a", "share": 0.5}, {"name": "b", "share": 0.5, "dials": {"temperature": 1}}]
     got["started"] = await client.start_experiment("spring", arms, metric="click")
@@ -195,6 +198,8 @@ def test_answers_are_values(got):
     assert len(got["similar"]) == 4
     assert len(got["popular"]) == 2
     assert got["back"].in_force
+    assert got["promoted"].in_force
+    assert (got["diff"].weights, got["diff"].dials) == ({}, {})
     assert [one.name for one in got["experiments"]] == ["spring"]
     assert got["experiment"].results["state"] == "running"
     assert got["stopped"].stopped is not None

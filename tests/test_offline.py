@@ -1,7 +1,9 @@
 """Offline tuning: what the log's earlier slates teach, its later slates must confirm."""
 
+import json
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +18,7 @@ from steerec.engine.proposals import searched_theta
 from steerec.engine.ramps import tune_or_ramp
 from steerec.engine.strategies import from_json
 from steerec.engine.trials import plan_of
+from steerec.service.schemas import TunedOut
 from steerec.store import open_store
 from steerec.store.log import LoggedEvent
 from steerec.tuning.ope.gate import GateConfig
@@ -146,6 +149,8 @@ def test_what_the_log_cannot_tell_is_shown_to_a_share_of_the_users(tmp_path):
     store, found = ramped(tmp_path)
     assert (found.promoted, found.ramp) == (None, "ramp of version 2")
     assert "a ramp begins: 40% of the users" in found.why
+    tried = msgspec.convert(found.to_json(), TunedOut).tried[0]
+    assert json.loads(msgspec.json.encode(tried))["estimate"] == tried["estimate"]  # over HTTP
     proposed = store.strategies.get("shop", 2)
     assert (proposed.author, proposed.parents) == (AUTHOR, (1,))
     assert proposed.estimates["action"] == "ramp"
@@ -230,6 +235,9 @@ def test_the_verbs_show_compare_promote_and_roll_back(clicked, tmp_path, monkeyp
     copy.restore(tmp_path / "all.zip")
     current = copy.strategies.current("shop")
     copy.strategies.add("shop", replace(current, author="somebody", parents=(1,), version=0))
+    told = dict(current.strategy)
+    other = {**told, "heads": [f"my {head}" for head in told["heads"]]}
+    copy.strategies.add("shop", replace(current, strategy=other, parents=(1,), version=0))
     copy.close()
     monkeypatch.setenv("STEEREC_DATABASE_URL", url)
     monkeypatch.chdir(tmp_path)
@@ -246,3 +254,4 @@ def test_the_verbs_show_compare_promote_and_roll_back(clicked, tmp_path, monkeyp
     assert "Version 2 is in force." in said("strategy", "promote", "2")
     assert "instead of 2" in said("strategy", "rollback")
     assert "Version 1, by fit" in said("strategy", "show")
+    assert "services go on with that one" in said("strategy", "promote", "3")

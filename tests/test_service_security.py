@@ -32,6 +32,7 @@ BODIES = {  # what each route with a body is called with; the rest need none
     "/api/users": {"id": "x"},
     "/api/items/{item_id}": {"stock": 1},
     "/api/users/{user_id}": {"hidden": False},
+    "/api/strategy/promote": {"version": 1},
     "/api/strategy/rollback": {"version": 1},
 }
 

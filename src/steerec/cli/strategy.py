@@ -194,11 +194,11 @@ def promote(
 ) -> None:
     """Put a version in force; services follow within seconds."""
     with options.opened_store(config) as store:
-        _get(store, tenant, version)
+        note = _waits(store, tenant, version)
         store.strategies.promote(
             tenant, version, author="owner", now=time.time(), reason=reason or "promoted by hand"
         )
-    show.out().print(f"Version {version} is in force.")
+    show.out().print(f"Version {version} is in force.{note}")
 
 
 @strategy.command("rollback")
@@ -206,18 +206,19 @@ def rollback(
     *, tenant: options.Tenant = "default", reason: Why = "", config: options.Config = None
 ) -> None:
     """Go back to the version that was in force before."""
+    from steerec.engine.strategies import before_current
+
     with options.opened_store(config) as store:
-        moves = store.strategies.promotions(tenant, limit=1_000)
-        now_in_force = moves[0].version if moves else 0
-        before = next((m.version for m in moves if m.version != now_in_force), None)
-        if before is None:
+        current, before = store.strategies.current(tenant), before_current(store, tenant)
+        if current is None or before is None:
             raise typer.BadParameter(
                 "no other version was ever in force: see `steerec strategy list`"
             )
+        note = _waits(store, tenant, before)
         store.strategies.promote(
             tenant, before, author="owner", now=time.time(), reason=reason or "rollback"
         )
-    show.out().print(f"Version {before} is in force again, instead of {now_in_force}.")
+    show.out().print(f"Version {before} is in force again, instead of {current.version}.{note}")
 
 
 def tune(
@@ -266,6 +267,21 @@ def _get(store: "Store", tenant: str, version: int) -> "StrategyVersion":
     if found is None:
         raise typer.BadParameter(f"no version {version}: see `steerec strategy list`")
     return found
+
+
+def _waits(store: "Store", tenant: str, version: int) -> str:
+    """That services cannot follow it yet, where it weighs other heads than they serve by."""
+    wanted, current = _get(store, tenant, version).strategy, store.strategies.current(tenant)
+    if current is None or _axes(wanted) == _axes(current.strategy):
+        return ""
+    return (
+        f" It weighs other heads or features than version {current.version}: services go on with "
+        "that one until they have the snapshot it was made for."
+    )
+
+
+def _axes(told: Mapping[str, Any]) -> tuple[Any, Any]:
+    return told["heads"], told["features"]
 
 
 def _when(seconds: float) -> str:

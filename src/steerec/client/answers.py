@@ -130,6 +130,13 @@ class History(Struct, frozen=True):
     promotions: tuple[Json, ...]
 
 
+class StrategyDiff(Struct, frozen=True):
+    """What differs between two versions: name → its values before and after."""
+
+    weights: Mapping[str, tuple[float | None, float | None]] = {}
+    dials: Mapping[str, tuple[float | None, float | None]] = {}
+
+
 class Tuned(Struct, frozen=True):
     """What learning from the log came to.
 
@@ -212,6 +219,7 @@ __all__ = [
     "Records",
     "Scored",
     "ScoredList",
+    "StrategyDiff",
     "Tuned",
     "Version",
 ]

@@ -25,6 +25,7 @@ from steerec.client.answers import (
     Records,
     Scored,
     ScoredList,
+    StrategyDiff,
     Tuned,
     Version,
 )
@@ -291,8 +292,19 @@ def strategy_history() -> Ask[History]:
     return _get("/api/strategy/history", History)
 
 
-def rollback(version: int, *, reason: str = "") -> Ask[Version]:
-    """Put an earlier version of the strategy in force again."""
+def strategy_diff(before: int | None = None, after: int | None = None) -> Ask[StrategyDiff]:
+    """What differs between two versions; None: what that in force was made of, and it."""
+    return _get("/api/strategy/diff", StrategyDiff, before=before, after=after)
+
+
+def promote(version: int, *, reason: str = "") -> Ask[Version]:
+    """Put any version of the strategy in force."""
+    body = _json({"version": version, "reason": reason})
+    return Ask("POST", "/api/strategy/promote", _of(Version), body=body, again=False)
+
+
+def rollback(version: int | None = None, *, reason: str = "") -> Ask[Version]:
+    """Put an earlier version of the strategy in force again; None: the one before."""
     body = _json({"version": version, "reason": reason})
     return Ask("POST", "/api/strategy/rollback", _of(Version), body=body, again=False)
 

@@ -131,6 +131,11 @@ class Learning:
         """The epoch in force."""
         return self._tuner.epoch
 
+    @property
+    def reactions(self) -> dict[str, int]:
+        """What became of reactions, by what the joiner calls it."""
+        return self._joiner.counts
+
     def is_due(self, now: float) -> bool:
         """Whether a cut would make something new, even without new rows."""
         over = self.frozen is not None and now >= self.frozen.until

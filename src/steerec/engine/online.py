@@ -110,6 +110,11 @@ class Online:
         """Rows read and rewards learnt, by kind."""
         return self._learning.counts
 
+    @property
+    def reactions(self) -> dict[str, int]:
+        """Events as answers to lists: how many were joined, and why others were not."""
+        return self._learning.reactions
+
     def temperature(self, scenario: str | None, given: float) -> float:
         """The temperature of a scenario: as given, or what its exploration budget allows.
 

@@ -136,6 +136,12 @@ def _of_model(live: "Live", current: StrategyVersion | None, now: float) -> Stra
     )
 
 
+def before_current(store: Store, tenant: str) -> int | None:
+    """The version that was in force before the one that is; None: there was no other."""
+    moves = store.strategies.promotions(tenant, limit=MOVES)
+    return next((move.version for move in moves if move.version != moves[0].version), None)
+
+
 def fits(version: StrategyVersion, live: "Live") -> bool:
     """Whether a version speaks of the heads and features of the model that serves."""
     return speaks_of(version, live.model.strategy)

@@ -22,6 +22,8 @@ from steerec.service.openapi import answers, document
 from steerec.service.problems import Problem
 from steerec.service.schemas import (
     Counted,
+    DiffOut,
+    DiffQuery,
     EntriesIn,
     EntriesOut,
     EntryIn,
@@ -40,6 +42,7 @@ from steerec.service.schemas import (
     ListQuery,
     MergeIn,
     PageQuery,
+    PromoteIn,
     RankIn,
     RecommendIn,
     RecommendQuery,
@@ -165,6 +168,14 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", "/api/strategy", strategy.get_strategy, "operate", VersionOut, "strategy"),
     Route("GET", "/api/strategy/history", strategy.get_history, "operate", HistoryOut, "strategy"),
+    Route(
+        "GET", "/api/strategy/diff", strategy.get_diff, "operate", DiffOut, "strategy",
+        query=DiffQuery,
+    ),
+    Route(
+        "POST", "/api/strategy/promote", strategy.post_promote, "operate", VersionOut,
+        "strategy", body=PromoteIn, example={"version": 1},
+    ),
     Route(
         "POST", "/api/strategy/rollback", strategy.post_rollback, "operate", VersionOut,
         "strategy", body=RollbackIn, example={"version": 1},

@@ -282,10 +282,31 @@ class HistoryOut(Answer):
     promotions: list[Json]
 
 
-class RollbackIn(Body):
-    """The version to go back to."""
+class DiffQuery(Body):
+    """Which two versions."""
+
+    before: Version | None = None
+    after: Version | None = None
+
+
+class DiffOut(Answer):
+    """What differs; what both have is left out."""
+
+    weights: dict[str, list[float | None]] = {}
+    dials: dict[str, list[float | None]] = {}
+
+
+class PromoteIn(Body):
+    """The version to put in force."""
 
     version: Version
+    reason: Annotated[str, Meta(max_length=500)] = ""
+
+
+class RollbackIn(Body):
+    """The version to go back to; null: the one that was in force before."""
+
+    version: Version | None = None
     reason: Annotated[str, Meta(max_length=500)] = ""
 
 

@@ -10,18 +10,30 @@ import numpy as np
 
 from steerec.engine.ramps import tune_or_ramp
 from steerec.engine.standing import standings
-from steerec.engine.strategies import fits, follow_current, from_json
+from steerec.engine.strategies import (
+    before_current,
+    difference,
+    fits,
+    follow_current,
+    from_json,
+)
 from steerec.service.calls import Call
 from steerec.service.problems import refused
-from steerec.service.schemas import HistoryOut, RollbackIn, TunedOut, VersionOut
+from steerec.service.schemas import (
+    DiffOut,
+    DiffQuery,
+    HistoryOut,
+    PromoteIn,
+    RollbackIn,
+    TunedOut,
+    VersionOut,
+)
 from steerec.store.strategies import StrategyVersion
 
 
 def get_strategy(call: Call) -> VersionOut:
     """The strategy in force: weights by head and context, dials, who made it and why."""
-    current = call.tenant.store.strategies.current(call.tenant.name)
-    assert current is not None, "a tenant has one as soon as it is open"
-    return _out(current, in_force=True)
+    return _out(_in_force(call), in_force=True)
 
 
 def get_history(call: Call) -> HistoryOut:
@@ -44,28 +56,59 @@ def get_history(call: Call) -> HistoryOut:
     )
 
 
+def get_diff(call: Call) -> DiffOut:
+    """What differs between two versions: weights by head and context, and dials.
+
+    Without numbers: what the version in force changed of the one that it was made of.
+    """
+    query: DiffQuery = call.query
+    after = _in_force(call) if query.after is None else _version(call, query.after)
+    number = query.before or next(iter(after.parents), after.version)
+    return DiffOut(**difference(_version(call, number).strategy, after.strategy))
+
+
+def post_promote(call: Call) -> VersionOut:
+    """Put any version in force; lists follow it from the next request on."""
+    body: PromoteIn = call.body
+    return _put_in_force(call, body.version, body.reason or "promoted by hand")
+
+
 def post_rollback(call: Call) -> VersionOut:
     """Put an earlier version in force again; lists follow it from the next request on."""
     body: RollbackIn = call.body
-    strategies, name = call.tenant.store.strategies, call.tenant.name
-    found = strategies.get(name, body.version)
-    if found is None:
-        raise refused(HTTPStatus.NOT_FOUND, f"no strategy has version {body.version}: see history")
-    if not fits(found, call.tenant.live):
+    version = body.version
+    if version is None:
+        version = before_current(call.tenant.store, call.tenant.name)
+    if version is None:
+        raise refused(HTTPStatus.CONFLICT, "no other version was ever in force: see history")
+    return _put_in_force(call, version, body.reason or "rollback")
+
+
+def _put_in_force(call: Call, number: int, reason: str) -> VersionOut:
+    found, tenant = _version(call, number), call.tenant
+    if not fits(found, tenant.live):
         raise refused(
             HTTPStatus.CONFLICT,
-            f"version {body.version} weighs heads or features that the model does not have now: "
+            f"version {number} weighs heads or features that the model does not have now: "
             "load the snapshot it was made for, or choose a later version",
         )
-    strategies.promote(
-        name,
-        body.version,
-        author=call.caller.key_id or "owner",
-        now=call.now,
-        reason=body.reason or "rollback",
-    )
-    call.tenant.live.follow_strategy(from_json(found.strategy, found.version))
+    author = call.caller.key_id or "owner"
+    tenant.store.strategies.promote(tenant.name, number, author=author, now=call.now, reason=reason)
+    tenant.live.follow_strategy(from_json(found.strategy, found.version))
     return _out(found, in_force=True)
+
+
+def _in_force(call: Call) -> StrategyVersion:
+    current = call.tenant.store.strategies.current(call.tenant.name)
+    assert current is not None, "a tenant has one as soon as it is open"
+    return current
+
+
+def _version(call: Call, number: int) -> StrategyVersion:
+    found = call.tenant.store.strategies.get(call.tenant.name, number)
+    if found is None:
+        raise refused(HTTPStatus.NOT_FOUND, f"no strategy has version {number}: see history")
+    return found
 
 
 def _out(

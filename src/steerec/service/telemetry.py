@@ -157,6 +157,37 @@ class _Engines:
                 size.add_metric((), tenant.store.database.n_bytes())
         yield from (applied, failures, slow, seq, items, away, vectors, size)
         yield from _kept_scores(tenants)
+        yield from _tuning(tenants)
+
+
+def _tuning(tenants: Iterable["Tenant"]) -> Iterator[Metric]:
+    version = GaugeMetricFamily(
+        "steerec_strategy_version", "Version of the strategy in force", labels=("tenant",)
+    )
+    epoch = GaugeMetricFamily(
+        "steerec_strategy_epoch", "Epoch of the online tuner", labels=("tenant",)
+    )
+    frozen = GaugeMetricFamily(
+        "steerec_tuning_frozen", "1: the guard stopped the online tuner", labels=("tenant",)
+    )
+    learnt = CounterMetricFamily(
+        "steerec_tuning", "Rows that tuning read and learnt", labels=("tenant", "what")
+    )
+    reactions = CounterMetricFamily(
+        "steerec_reactions", "Events as answers to lists", labels=("tenant", "outcome")
+    )
+    for tenant in tenants:
+        online = tenant.live.online
+        if online is None:  # as soon as the tenant is open
+            continue
+        version.add_metric((tenant.name,), online.promoted.version)
+        epoch.add_metric((tenant.name,), online.epoch.number)
+        frozen.add_metric((tenant.name,), int(online.frozen is not None))
+        for what, n in dict(online.counts).items():
+            learnt.add_metric((tenant.name, what), n)
+        for outcome, n in dict(online.reactions).items():
+            reactions.add_metric((tenant.name, outcome), n)
+    yield from (version, epoch, frozen, learnt, reactions)
 
 
 def _kept_scores(tenants: Iterable["Tenant"]) -> Iterator[Metric]:

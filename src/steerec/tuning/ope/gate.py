@@ -107,9 +107,9 @@ def decide(
     within = bounds(found, unit=evidence.log.unit, level=config.level)
     action, why = _judged(found, within, config)
     share = {"promote": 1.0, "keep": 0.0, "ramp": config.ramp_share}[action]
-    return Decision(
-        action, why, found.value, within, found.ess, found.unsupported, found.name, share
-    )
+    value, low, high = float(found.value), float(within[0]), float(within[1])  # to be stored, sent
+    ess, unsupported = float(found.ess), float(found.unsupported)
+    return Decision(action, why, value, (low, high), ess, unsupported, found.name, share)
 
 
 def _judged(
