@@ -33,6 +33,8 @@ def test_an_experiment_from_start_to_stop(said):
     arms = ("--arm", "as it is:0.5", "--arm", "bold:0.5:content.bias=2,temperature=0.3")
     assert "has begun" in said("start", "spring", "--metric", "click", "--days", "14", *arms)
     assert "under way  arms: as it is, bold" in said("list")
+    assert "that older ones leave: spring." in " ".join(said("start", "summer", *arms).split())
+    assert "older" not in said("start", "autumn", "--arm", "bold:0.5:content.bias=2,shadow")
     shown = said("show", "spring")
     assert "click a slate, running" in shown
     assert "too early: 0 users" in shown
@@ -41,7 +43,7 @@ def test_an_experiment_from_start_to_stop(said):
     assert told["plan"]["arms"][1]["dials"] == {"temperature": 0.3}
     assert told["results"]["comparisons"][0]["difference"]["low"] is None
     assert "is stopped" in said("stop", "spring", "--reason", "seen enough")
-    (kept,) = json.loads(said("list", "--json"))["experiments"]
+    kept, *_ = json.loads(said("list", "--json"))["experiments"]
     assert kept["reason"] == "seen enough"
 
 

@@ -10,14 +10,14 @@ from typer.testing import CliRunner
 
 from steerec.cli import app
 from steerec.contracts import Event, Query
-from steerec.engine.experiments import follow_experiments
+from steerec.engine.experiments import follow_experiments, start
 from steerec.engine.live_config import LiveConfig, ScenarioConfig
 from steerec.engine.logged import rewarded
 from steerec.engine.offline import AUTHOR, learnt_theta, slates_of, tune
 from steerec.engine.proposals import searched_theta
 from steerec.engine.ramps import tune_or_ramp
 from steerec.engine.strategies import from_json
-from steerec.engine.trials import plan_of
+from steerec.engine.trials import Arm, Plan, plan_of
 from steerec.service.schemas import TunedOut
 from steerec.store import open_store
 from steerec.store.log import LoggedEvent
@@ -160,6 +160,14 @@ def test_what_the_log_cannot_tell_is_shown_to_a_share_of_the_users(tmp_path):
     ask = [live.recommend(Query(f"u{k}"), request_id=f"q{k}", now=BEGAN + 7_400) for k in range(40)]
     versions = {one.impression.version for one in ask}
     assert versions == {1, 2}
+    halves = (Arm("as it is", 0.5), Arm("new", 0.5, version=2))
+    plan = Plan("spring", halves, traffic=0.5)
+    start(store, "shop", plan, QUICK.reward, author="ann", now=BEGAN + 7_400)
+    follow_experiments(live, store)  # what people plan comes before what tuning tries by itself
+    ask = [live.recommend(Query(f"u{k}"), request_id=f"p{k}", now=BEGAN + 7_410) for k in range(40)]
+    trials = [one.impression.more["experiment"] for one in ask]
+    assert 10 < trials.count("spring") < 30
+    assert trials.count(found.ramp) == 40 - trials.count("spring")
     again = tune_or_ramp(store, "shop", QUICK, now=BEGAN + 7_500, rng=seeded())
     assert (again.promoted, again.ramp) == (None, found.ramp)
     assert "too early" in again.why

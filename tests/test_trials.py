@@ -1,8 +1,9 @@
 """Experiments on live traffic: arms, what they show, what they teach the tuner, and the verdict."""
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -68,7 +69,9 @@ def visit(store, live, users, clicks, *, now=BEGAN + 10, name="r"):
 
 
 def told(store, plan, now, config=REWARD):
-    return verdict(Case(store, "shop", store.experiments.get("shop", plan.name), config, now))
+    found = verdict(Case(store, "shop", store.experiments.get("shop", plan.name), config, now))
+    msgspec.json.encode(asdict(found))  # as it goes over HTTP
+    return found
 
 
 # Arms

@@ -62,7 +62,7 @@ def start_one(
     json: options.AsJson = False,
 ) -> None:
     """Start an experiment; services that run assign users to it within a second."""
-    from steerec.engine.experiments import start
+    from steerec.engine.experiments import ahead_of, start
     from steerec.engine.trials import Plan
 
     now = time.time()
@@ -78,11 +78,12 @@ def start_one(
     )
     reward = options.settings_of(config).tuning.reward
     with options.opened_store(config) as store:
+        older = ahead_of(store, tenant, plan, now=now) if plan.shown else []
         planned = start(store, tenant, plan, reward, author="owner", now=now)
     if json:
         typer.echo(show.as_json(asdict(planned)))
-        return
-    show.out().print(f"Experiment {name} has begun: see `steerec experiment show {name}`.")
+    else:
+        _print_begun(name, older)
 
 
 @experiment.command("list")
@@ -140,6 +141,13 @@ def stop(
         _get(store, tenant, name)
         store.experiments.stop(tenant, name, now=time.time(), reason=reason)
     show.out().print(f"Experiment {name} is stopped.")
+
+
+def _print_begun(name: str, older: list[str]) -> None:
+    said = f"Experiment {name} has begun: see `steerec experiment show {name}`."
+    if older:
+        said += f" It gets the users that older ones leave: {', '.join(older)}."
+    show.out().print(show.escape(said))
 
 
 def _print(planned: "Planned", found: "Verdict") -> None:

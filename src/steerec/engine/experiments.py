@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from steerec.engine.live import Live
+from steerec.engine.offline import AUTHOR
 from steerec.engine.strategies import difference, from_json
 from steerec.engine.trials import Arm, Plan, Trial, metric_config, plan_of
 from steerec.errors import ConfigError, DataError
@@ -54,13 +55,27 @@ def start(
     return planned
 
 
+def ahead_of(store: Store, tenant: str, plan: Plan, *, now: float) -> list[str]:
+    """Names of the experiments under way whose users a new one of this plan would not get."""
+    found = []
+    for planned in store.experiments.list(tenant, running=True):
+        told = plan_of(planned.plan)
+        meets = None in (told.scenario, plan.scenario) or told.scenario == plan.scenario
+        over = told.ends is not None and told.ends <= now
+        if planned.author != AUTHOR and told.shown and meets and not over:
+            found.append(planned.name)
+    return found
+
+
 def follow_experiments(live: Live, store: Store) -> None:
-    """Serve the experiments that are under way, the oldest first.
+    """Serve the experiments that are under way, the oldest first, ramps of tuning after all others.
 
     One whose arms the serving model cannot show waits: its users get what is in force.
     """
     trials = []
-    for planned in store.experiments.list(live.tenant, running=True):
+    running = store.experiments.list(live.tenant, running=True)
+    # A ramp is of all users: whoever plans an experiment would wait two weeks for it to end.
+    for planned in sorted(running, key=lambda one: one.author == AUTHOR):
         trial = _trial(planned, store, live.tenant)
         if trial.fits(live.model.strategy):
             trials.append(trial)

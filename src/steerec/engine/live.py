@@ -79,7 +79,7 @@ class Live:
 
     Attributes:
         applied: what was taken in since the start, by kind.
-        trials: experiments under way, the oldest first; put in place whole.
+        trials: experiments under way, those first that take users first; put in place whole.
         unread: why texts of the newest items could not be read; empty: they could.
     """
 
