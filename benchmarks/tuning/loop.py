@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from loop_figure import draw
-from loop_runs import RUNS, Kept, missing
+from loop_runs import RUNS, Kept, made_of, missing
 
 from steerec.engine.loop import LoopConfig, Trace
 from steerec.engine.loop_figures import figures, per_seed, recovered_by, summary, windows
@@ -150,8 +150,7 @@ def play(options: argparse.Namespace) -> Kept:
     )
     world = build_world(options.world, Path(options.data_dir), options.cache_dir)
     model = fit_heads(world)
-    about = {"data_hash": world.data.content_hash, "heads": list(model.strategy.heads)}
-    kept = Kept.open(options.keep, options.world, loop, about)
+    kept = Kept.open(options.keep, options.world, loop, made_of(model))
     jobs = missing(kept, config.policies, range(options.first, options.seeds))
     for trace in traces(world, model, config, jobs):
         kept.keep(trace, cpu_s=trace.cpu_s, load=round(os.getloadavg()[0], 1))

@@ -1,9 +1,10 @@
 """Runs of P5 that are kept one by one, so that a benchmark that was stopped goes on where it was.
 
 A folder holds the runs of one world, length and temperature. It remembers what they were made of,
-and refuses runs of other data or heads.
+and refuses runs of other data, heads or weights: those of another fit are no match.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ import numpy as np
 
 from steerec.engine.evaluate import commit, machine
 from steerec.engine.loop import LoopConfig, Trace
+from steerec.engine.model import Model
 
 HERE = Path(__file__).parent
 RUNS = HERE / "cache" / "runs"  # git ignores it
@@ -103,6 +105,16 @@ class Kept:
             return policy, int(number)
 
         yield from sorted(self.folder.glob("*-*.npz"), key=seed)
+
+
+def made_of(model: Model) -> dict[str, Any]:
+    """What all runs of a folder must have in common: data, heads, and θ to three places."""
+    theta = np.round(model.strategy.theta, 3) + 0.0  # no -0
+    return {
+        "data_hash": model.data.content_hash,
+        "heads": list(model.strategy.heads),
+        "theta_hash": hashlib.sha256(theta.tobytes()).hexdigest()[:12],
+    }
 
 
 def missing(kept: Kept, policies: Sequence[str], seeds: range) -> list[tuple[str, int]]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from loop_runs import RUNS, Kept, missing
+from loop_runs import RUNS, Kept, made_of, missing
 
 from steerec.engine.evaluate import commit, machine
 from steerec.engine.loop import Board, LoopConfig, Served, Trace, best_of, run
@@ -132,8 +132,7 @@ def grid(options: argparse.Namespace) -> None:
 def best(options: argparse.Namespace) -> None:
     """One of the grid on the seeds that are reported; each run is kept beside loop.py's."""
     world, model, loop = _scene(options)
-    about = {"data_hash": world.data.content_hash, "heads": list(model.strategy.heads)}
-    kept = Kept.open(options.keep, options.world, loop, about)
+    kept = Kept.open(options.keep, options.world, loop, made_of(model))
     for _, seed in missing(kept, ["vw"], range(options.first, options.seeds)):
         trace, cpu_s = _play(options, world, model, loop, options.words, seed)
         load = round(os.getloadavg()[0], 1)
