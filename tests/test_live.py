@@ -210,3 +210,13 @@ def test_a_swap_answers_from_the_new_model_with_all_events(store):
     live.swap(refitted(), now=NOW)
     assert listed(live, "ann") == before
     assert live.recommender.history("ann").item_idx.tolist() == [3, 60]
+
+
+def test_an_event_that_comes_while_a_model_is_swapped_in_counts(store):
+    live = live_over(store)
+
+    def ready(_):
+        live.take(append(store, Event("ann", "i0003")), now=NOW)
+
+    live.swap(refitted(), now=NOW, ready=ready)
+    assert live.recommender.history("ann").item_idx.tolist() == [3]

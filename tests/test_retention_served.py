@@ -1,5 +1,6 @@
 """Bounded disk and memory: far more events through a service than it may keep."""
 
+import asyncio
 import itertools
 import json
 import time
@@ -46,6 +47,23 @@ def test_disk_stays_bounded_while_events_pass_through(sqlite_url, loop):
     assert max(sizes[4:]) <= 1.1 * max(sizes[:4])
     # what was trimmed was counted all the same, once
     assert shop.tenant().live.applied["events"] == 10_000
+    shop.close()
+
+
+def test_a_service_trims_by_itself(sqlite_url, loop):
+    shop = opened(sqlite_url, loop=loop, fitted=False, retention=RetentionConfig(events=5))
+    log, (batch,) = shop.service.store.log, batches(20, 20, np.random.default_rng(1))
+    assert shop.post("/api/events", {"events": batch}).json()["accepted"] == 20
+    (trim,) = (run for run in shop.service.beside if getattr(run, "__name__", "") == "trim")
+
+    async def trimmed():
+        running = asyncio.ensure_future(trim())
+        while log.count("default") > 5:
+            await asyncio.sleep(0.01)
+        running.cancel()
+
+    loop.run_until_complete(asyncio.wait_for(trimmed(), 60.0))
+    assert [one.event_id for one in log.iterate("default")] == [e["event_id"] for e in batch[15:]]
     shop.close()
 
 
