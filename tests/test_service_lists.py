@@ -1,6 +1,7 @@
 """Lists over HTTP: availability, pages, explanations, scenarios, idempotency, and a bare start."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -224,6 +225,18 @@ def test_a_past_list_is_explained_and_replays_from_the_log_also_after_a_restart(
         assert sum(part["sources"].values()) == pytest.approx(part["score"], abs=1e-5)
     assert told["weights"].keys() >= set(shop_heads())
     assert (told["temperature"] > 0) == (scenario != "default")
+
+
+def test_a_log_that_does_not_give_the_list_again_is_told(shop):
+    first = slate(shop, n=6, scenario="explore")
+    shop.flush()
+    store = shop.service.store.shown
+    (logged,) = store.get("default", first["request_id"])
+    seeds = [replace(logged, request_id=f"other-{n}", seed=logged.seed + 1 + n) for n in range(5)]
+    for other in seeds:
+        store.append("default", other)
+    paths = [f"/api/requests/{other.request_id}/explain" for other in seeds]
+    assert not all(shop.get(path).json()["replayed_the_same"] for path in paths)
 
 
 def shop_heads():
