@@ -43,6 +43,15 @@ def of_event(raw):
     return refusal(raw, EventIn, EventsIn).detail
 
 
+def test_a_number_that_is_too_large_is_told_as_such():
+    raw = b'{"id": "a", "attributes": {"price": 1e309}}'
+    told = 'attributes is {"price": 1e309}: expected for each name numbers up to 1.7e308; change it'
+    assert told in refusal(raw, EntryIn).detail
+    assert "value is 1e400: expected a number from -1,0" in of_event(
+        b'{"user_id": "a", "item_id": "a", "value": 1e400}'
+    )
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [

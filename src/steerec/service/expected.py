@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import inspect
 
 TIME = "Unix seconds"  # how the note of a time begins
+ANY = "any value"
 _MORE = "send more"  # how the note of a list begins that tells where the rest may go
 _EXAMPLE_S = 1_767_225_600  # 2026-01-01
 _MOST_S = 1e11
@@ -132,7 +133,7 @@ def _words(kind: inspect.Type, of: Expected) -> str:
     if isinstance(kind, inspect.StructType):
         must = [name for name, field in of.fields.items() if field.required]
         return f"an object with {' and '.join(must) or 'some of ' + ', '.join(of.fields)}"
-    return "an object" if isinstance(kind, inspect.DictType) else "any value"
+    return "an object" if isinstance(kind, inspect.DictType) else ANY
 
 
 def _number(kind: inspect.IntType | inspect.FloatType) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from steerec.service.expected import TIME, expected_of, in_seconds
+from steerec.service.expected import ANY, TIME, expected_of, in_seconds
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what decoders raise
 
@@ -30,7 +30,7 @@ _PATH = re.compile(r" - at `\$((?:\.[\w-]+|\[\d+\]|\[\.\.\.\])*)`\Z")
 _STEP = re.compile(r"\.([\w-]+)|\[(\d+)\]|\[\.\.\.\]")
 _MISSING, _UNKNOWN = "Object missing required field `", "Object contains unknown field `"
 _MALFORMED = re.compile(r"JSON is malformed: (.*) \(byte (\d+)\)\Z")
-_TOO_LONG = "of length <="
+_TOO_LONG, _TOO_LARGE = "of length <=", "Number out of range"
 _GOT = re.compile(r", got `(\w+)`\Z")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
 _SECRET = re.compile(r"(steerec_[0-9a-f]+_)(\w+)")  # of an API key, what comes after its id
@@ -100,6 +100,8 @@ class _Mistake:
         """What is there is of another kind, or out of bounds."""
         name = f"the parameter {self.name}" if self.in_query else self.name
         words = self.expected.words(null=not self.in_query)
+        if words == ANY and why.startswith(_TOO_LARGE):
+            words = "numbers up to 1.7e308"
         if self.each:
             words = f"for each name {words}"
         if self.many:
