@@ -14,6 +14,7 @@ import pytest
 
 from engine_worlds import model, own
 from steerec.contracts import Event, Query
+from steerec.engine.held import held_of
 from steerec.engine.live import Live
 from steerec.engine.live_config import LiveConfig, ScenarioConfig
 from steerec.engine.online import CONTROL, LIVE, Online, TuningConfig
@@ -170,8 +171,11 @@ def test_an_erased_person_has_no_weights_of_their_own(store):
     now = visits(store, live, 60, clicks=by_content)
     live.tune(now=now + 4_000)
     known = next(u for u in map(str, live.model.data.user_ids) if live.online.given(u).offset)
+    (own,) = (one for one in held_of(live, known) if one["kind"] == "own_weights")
+    assert list(own["weights"].values()) == live.online.given(known).offset.value.tolist()
     live.online.forget(known)
     assert live.online.given(known).offset is None
+    assert not any(one["kind"] == "own_weights" for one in held_of(live, known))
 
 
 def test_an_own_offset_is_at_most_a_quarter_of_the_weights(store):

@@ -318,7 +318,7 @@ def test_an_erased_user_is_nowhere_any_more(shop):
     shop.post("/api/recommend", {"user_id": "u0001"}, headers={"Idempotency-Key": "k1"})
     shop.flush()
     kinds = {r["kind"] for r in shop.get("/api/users/u0001/data").json()["records"]}
-    assert kinds == {"user", "event", "impression", "answer"}
+    assert kinds == {"user", "event", "impression", "answer", "fitted_user", "fitted_event"}
     told = shop.call("DELETE", "/api/users/u0001/data").json()
     assert (told["events"], told["impressions"], told["answers"], told["users"]) == (3, 2, 1, 1)
     assert set(told["heads"]) == set(shop_heads())
@@ -333,6 +333,17 @@ def test_an_erased_user_is_nowhere_any_more(shop):
         assert "visitor" not in [one["id"] for one in near]
     assert shop.get("/api/users/u0001/similar").json()["items"] == []
     assert shop.event("u0001", "i0001", event_id="e1") == "erased"
+
+
+def test_what_a_model_was_fitted_on_is_handed_out_with_the_rest(shop):
+    data = shop.tenant().live.model.data
+    fitted = data.history(data.user_index["u0001"])
+    records = shop.get("/api/users/u0001/data").json()["records"]
+    told = [r for r in records if r["kind"] == "fitted_event"]
+    assert [r["item_id"] for r in told] == [str(data.item_ids[i]) for i in fitted.item_idx]
+    assert [r["timestamp"] for r in told] == fitted.time.tolist()
+    assert [r["user_id"] for r in records if r["kind"] == "fitted_user"] == ["u0001"]
+    assert shop.get("/api/users/never-seen/data").json() == {"records": []}
 
 
 def test_an_erased_user_may_come_back_and_only_new_events_count(sqlite_url, loop):

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from steerec.engine.held import held_of
 from steerec.service.calls import Call
 from steerec.service.events import MERGED_FROM
 from steerec.service.schemas import ErasedOut, RecordsOut
@@ -11,9 +12,10 @@ EXACT = "exact"
 
 
 async def get_user_data(call: Call) -> RecordsOut:
-    """Every record held of a user."""
-    store, name, user_id = call.tenant.store, call.tenant.name, call.path["user_id"]
-    records = await asyncio.to_thread(lambda: list(store.persons.export(name, user_id)))
+    """Every record held of a user: in the store, and in the data that the model was fitted on."""
+    live, name, user_id = call.tenant.live, call.tenant.name, call.path["user_id"]
+    stored = live.store.persons.export
+    records = await asyncio.to_thread(lambda: [*stored(name, user_id), *held_of(live, user_id)])
     return RecordsOut(records=[dict(record) for record in records])
 
 
