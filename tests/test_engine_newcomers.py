@@ -35,7 +35,7 @@ def people(n_users, n_events, *, n_items=40, first=None, at=0, seed=0):
 
 
 def aside(data, seed=0):
-    return set_users_aside(leave_last_out(data), np.random.default_rng(seed))
+    return set_users_aside(leave_last_out(data), np.random.default_rng(seed), repeats=False)
 
 
 def test_nothing_is_learnt_from_users_set_aside_and_their_first_steps_are_cases():
@@ -67,7 +67,22 @@ def test_first_steps_stand_beside_the_cases_that_the_weights_are_fitted_on():
 
 def test_where_short_histories_are_common_nobody_is_set_aside():
     split = leave_last_out(people(100, 6))
-    assert set_users_aside(split, np.random.default_rng(0)) is split
+    assert set_users_aside(split, np.random.default_rng(0), repeats=False) is split
+
+
+def test_where_people_come_back_to_things_some_are_set_aside_however_short_histories_are():
+    lengths = [10] * 200 + [25] * 40
+    rng = np.random.default_rng(0)
+    rows = [(f"u{u}", f"i{rng.integers(40)}") for u, n in enumerate(lengths) for _ in range(n)]
+    events = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
+    split = leave_last_out(build_dataset(events))
+    assert set_users_aside(split, np.random.default_rng(0), repeats=False) is split
+    found = set_users_aside(split, np.random.default_rng(0), repeats=True)
+    gone = np.setdiff1d(split.train.user_idx, found.train.user_idx)
+    assert len(gone) == MOST_SHARE * 40
+    assert len(found.cases) == len(split.cases) + len(gone) * len(STEPS)
+    few = leave_last_out(people(100, 6))  # none of whom has all the steps
+    assert set_users_aside(few, np.random.default_rng(0), repeats=True) is few
 
 
 def test_targets_that_only_users_set_aside_took_are_no_cases():

@@ -140,6 +140,7 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
                 "weights": {n: w[found.step == k].mean() for n, w in found.weights.items()},
             }
             for k in STEPS
+            if (found.step == k).any()  # else nobody has done so much
         },
     }
 

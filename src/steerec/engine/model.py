@@ -220,7 +220,9 @@ def fit(
     split = hold_out(data, config, after=aids.newest)
     unseen = _pretend_unseen(split.cases, absent, config.blend.unseen_share, rng)
     last, withheld = resolved_holdout(data, config) == "last", bool(unseen.any())
-    split = _for_first_round(split, unseen, config.blend.max_cases, rng, last=last)
+    split = _for_first_round(
+        split, unseen, config.blend.max_cases, rng, aside=last, repeats=repeats
+    )
     lessons = trained_on(data, split.train, last=last, withheld=withheld, config=config)
     steps, teacher = 2 * len(config.heads) + 2, Teacher(config.settings, aids, tell)
     early = with_kin(early_heads(teacher, split.train, lessons, config, rng), unseen | absent)
@@ -321,7 +323,13 @@ def _pretend_unseen(
 
 
 def _for_first_round(
-    split: Split, unseen: NDArray[np.bool_], most: int, rng: np.random.Generator, *, last: bool
+    split: Split,
+    unseen: NDArray[np.bool_],
+    most: int,
+    rng: np.random.Generator,
+    *,
+    aside: bool,
+    repeats: bool,
 ) -> Split:
     """The split without the items that count as never seen, and with users who count as new.
 
@@ -331,7 +339,7 @@ def _for_first_round(
         split = withhold(split, unseen)
     for_aside = rng.spawn(1)[0]
     split = replace(split, cases=_sample_cases(split.cases, most, rng))
-    return set_users_aside(split, for_aside) if last else split
+    return set_users_aside(split, for_aside, repeats=repeats) if aside else split
 
 
 def _newcomers(split: Split, rng: np.random.Generator) -> Cases:

@@ -14,18 +14,24 @@ MOST_SHARE = 0.1  # but no more than this share of them
 LEAST_FIRST = 30  # first steps from which the weights of newcomers can be fitted
 
 
-def set_users_aside(split: Split, rng: np.random.Generator) -> Split:
+def set_users_aside(split: Split, rng: np.random.Generator, *, repeats: bool) -> Split:
     """Let some users leave training whole and be foretold from their start, if histories are long.
 
     So θ and the calibrations see short histories too. A long history cut short would not do: its
     target is what comes late in a life, and a first step is not like that. Heads that train by
     epochs may never learn from these users (`trained_on` in lessons.py), so they are few.
+
+    Args:
+        repeats: whether people come back to what they had. Then short histories of known users do
+            not stand for those of new ones: heads that count have counted the very steps asked for.
     """
     cases, train = split.cases, split.train
-    if np.mean(cases.lengths() <= SHORT) >= ENOUGH:
+    if not repeats and np.mean(cases.lengths() <= SHORT) >= ENOUGH:
         return split
     active = np.flatnonzero(np.diff(train.starts) > SHORT)
     n_users = min(MOST_USERS, int(MOST_SHARE * len(active)))
+    if n_users == 0:
+        return split
     aside = np.zeros(train.n_users, bool)
     aside[rng.choice(active, n_users, replace=False)] = True
     rest = train.take(~aside[train.user_idx])
