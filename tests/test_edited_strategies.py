@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from typer.testing import CliRunner
 
 from engine_worlds import own
+from steerec.cli import app
 from steerec.contracts import Query
 from steerec.engine.live import Live, LiveConfig
 from steerec.engine.strategies import ensure_promoted, follow_current, from_json, to_json
@@ -87,6 +89,29 @@ def test_the_way_back_is_another_version(store):
     again = live_over(store)
     assert again.online.promoted.version == 2
     np.testing.assert_array_equal(again.online.promoted.theta, live.model.strategy.theta)
+
+
+@pytest.mark.parametrize("changes", [BROKEN["rows of different lengths"], None])
+def test_verbs_refuse_a_broken_strategy_by_its_number_and_find_the_way_back(
+    store, changes, tmp_path, monkeypatch
+):
+    sound = to_json(live_over(store).model.strategy)
+    store.strategies.add("shop", StrategyVersion(strategy=sound, author="ann", made=NOW))
+    edit(store, changes)
+    monkeypatch.setenv("STEEREC_DATABASE_URL", f"sqlite:///{tmp_path}/log.db")
+    monkeypatch.chdir(tmp_path)
+
+    def done(*words):
+        return CliRunner().invoke(app, ["strategy", *words, "--tenant", "shop"])
+
+    for words in (["show"], ["diff", "1", "2"], ["diff", "2", "1"], ["promote", "1"]):
+        told = done(*words)
+        assert isinstance(told.exception, SystemExit), (words, told.exception)
+        assert "error: strategy 1 " in told.output
+    assert done("promote", "2").exit_code == 0
+    told = done("rollback")  # to the broken one
+    assert "promote another version" in told.output
+    assert store.strategies.current("shop").version == 2
 
 
 def test_a_service_goes_on_with_the_last_strategy_and_says_that_it_is_degraded(store):

@@ -168,7 +168,8 @@ def _print(planned: "Planned", found: "Verdict") -> None:
         line = f"shadow {one.arm}: {one.slates:,} lists, overlap {one.overlap:.2f}"
         if one.estimate is not None:
             low, high = one.estimate.interval
-            line += f", would earn {one.estimate.estimate:+.4f} [{low:.4f}, {high:.4f}] a slate"
+            gain = f"{one.estimate.estimate:+.4f} [{low:+.4f}, {high:+.4f}]"
+            line += f", would earn {gain} a slate more than what was shown"
         out.print(show.escape(line))
     out.print(show.escape(found.conclusion))
 

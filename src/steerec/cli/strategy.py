@@ -45,12 +45,14 @@ def show_strategy(
     """The strategy in force in words: who leads for whom, what moved it lately, what it gained."""
     from steerec.engine.online import kept_theta
     from steerec.engine.standing import standings
+    from steerec.engine.strategies import from_json
 
     settings = options.settings_of(config)
     with options.opened_store(config) as store:
         current = store.strategies.current(tenant)
         if current is None:
             raise typer.BadParameter(f"tenant {tenant!r} has no strategy yet: serve a model first")
+        from_json(current.strategy, current.version)  # one edited by hand is refused here
         promotions = store.strategies.promotions(tenant, limit=3)
         live = kept_theta(store, tenant, current)
         reward, now = settings.tuning.reward, time.time()
@@ -170,10 +172,10 @@ def diff(
     json: options.AsJson = False,
 ) -> None:
     """What differs between two versions: weights and dials, before and after."""
-    from steerec.engine.strategies import difference
+    from steerec.engine.strategies import compared
 
     with options.opened_store(config) as store:
-        moved = difference(_get(store, tenant, one).strategy, _get(store, tenant, other).strategy)
+        moved = compared(_get(store, tenant, one), _get(store, tenant, other))
     if json:
         typer.echo(show.as_json(moved))
         return
@@ -270,9 +272,16 @@ def _get(store: "Store", tenant: str, version: int) -> "StrategyVersion":
 
 
 def _waits(store: "Store", tenant: str, version: int) -> str:
-    """That services cannot follow it yet, where it weighs other heads than they serve by."""
-    wanted, current = _get(store, tenant, version).strategy, store.strategies.current(tenant)
-    if current is None or _axes(wanted) == _axes(current.strategy):
+    """That services cannot follow it yet, where it weighs other heads than they serve by.
+
+    Raises:
+        DataError: if it cannot be read, as one edited by hand may be.
+    """
+    from steerec.engine.strategies import from_json
+
+    wanted, current = _get(store, tenant, version), store.strategies.current(tenant)
+    from_json(wanted.strategy, version)
+    if current is None or _axes(wanted.strategy) == _axes(current.strategy):
         return ""
     return (
         f" It weighs other heads or features than version {current.version}: services go on with "
@@ -280,8 +289,9 @@ def _waits(store: "Store", tenant: str, version: int) -> str:
     )
 
 
-def _axes(told: Mapping[str, Any]) -> tuple[Any, Any]:
-    return told["heads"], told["features"]
+def _axes(told: Any) -> Any:
+    """Heads and features; the strategy in force may be a broken one, and be no object at all."""
+    return (told.get("heads"), told.get("features")) if isinstance(told, Mapping) else None
 
 
 def _when(seconds: float) -> str:

@@ -102,6 +102,7 @@ def _version_of(
         raise DataError(
             f"arm {arm.name}: no strategy has version {arm.version}: see `steerec strategy list`"
         )
+    from_json(base.strategy, base.version)  # one edited by hand is refused here
     if any(base.strategy[axis] != current.strategy[axis] for axis in ("heads", "features")):
         raise DataError(
             f"arm {arm.name}: version {arm.version} weighs other heads or features than the one in "

@@ -114,7 +114,7 @@ def _judge(store: Store, tenant: str, planned: Planned, config: TuningConfig, no
     if (
         current is None
         or proposed is None
-        or not speaks_of(proposed, from_json(current.strategy, 0))
+        or not speaks_of(proposed, from_json(current.strategy, current.version))
     ):
         return _give_up(store, tenant, planned, "it was made for another model", now)
     if current.version not in proposed.parents:

@@ -157,6 +157,17 @@ def speaks_of(version: StrategyVersion, strategy: Strategy) -> bool:
     return (found.heads, found.features) == (strategy.heads, strategy.features)
 
 
+def compared(before: StrategyVersion, after: StrategyVersion) -> dict[str, Any]:
+    """What differs between two stored versions; see `difference`.
+
+    Raises:
+        DataError: if one of them cannot be read, as one edited by hand may be.
+    """
+    for version in (before, after):
+        from_json(version.strategy, version.version)
+    return difference(before.strategy, after.strategy)
+
+
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
     """What moved: weights by head and feature, dials by name, each as [before, after]."""
     moved: dict[str, Any] = {}

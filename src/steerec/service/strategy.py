@@ -12,7 +12,7 @@ from steerec.engine.ramps import tune_or_ramp
 from steerec.engine.standing import standings
 from steerec.engine.strategies import (
     before_current,
-    difference,
+    compared,
     fits,
     follow_current,
     from_json,
@@ -64,7 +64,7 @@ def get_diff(call: Call) -> DiffOut:
     query: DiffQuery = call.query
     after = _in_force(call) if query.after is None else _version(call, query.after)
     number = query.before or next(iter(after.parents), after.version)
-    return DiffOut(**difference(_version(call, number).strategy, after.strategy))
+    return DiffOut(**compared(_version(call, number), after))
 
 
 def post_promote(call: Call) -> VersionOut:
