@@ -147,6 +147,15 @@ def test_the_control_arm_is_a_fixed_share_on_the_promoted_strategy(store):
     assert all(live.online.given(user).arm == CONTROL for user in control)
 
 
+def test_visitors_of_whom_nothing_is_known_are_in_both_arms(store):
+    live = live_over(store)
+    arms = [live.online.given(None, request_id=f"r{i}").arm for i in range(2_000)]
+    assert 60 < arms.count(CONTROL) < 140  # 5 % of 2,000
+    for at in (arms.index(CONTROL), arms.index(LIVE)):
+        served = live.recommend(Query(n=1), request_id=f"r{at}", now=BEGAN)
+        assert served.slate.arm == served.impression.arm == arms[at]
+
+
 def test_where_the_live_arm_is_worse_the_promoted_strategy_comes_back(store):
     live = live_over(store)
     now = visits(store, live, 40, clicks=by_content)

@@ -176,7 +176,7 @@ class Live:
         with self._lock:
             policy = replace(self._state.policy, draw=scenario.draw)
             if self.online is not None:
-                given = self.online.given(query.user_id, query.session)
+                given = self.online.given(query.user_id, query.session, request_id=request_id)
                 warm = self.online.temperature(query.scenario, scenario.temperature)
                 policy = replace(
                     policy,

@@ -75,9 +75,11 @@ class Online:
         self._kept_at = now
         self._take_up(now)
 
-    def given(self, user_id: str | None, session: Sequence[str] = ()) -> Given:
-        """The weights that answer this person now."""
-        name = user_id if user_id is not None else "\n".join(session[:1])
+    def given(
+        self, user_id: str | None, session: Sequence[str] = (), *, request_id: str = ""
+    ) -> Given:
+        """The weights that answer this person now; the arm of nobody is drawn by the request."""
+        name = user_id if user_id is not None else "\n".join(session[:1]) or request_id
         # No lock: each of these is read once, and what changes is put in place whole.
         promoted, learning = self.promoted, self._learning
         if not self.config.on:
