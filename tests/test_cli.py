@@ -202,12 +202,13 @@ def test_import_reads_a_database_by_url(tmp_path):
     assert facts["guessed"] == ["events.user_id", "events.item_id"]
 
 
-def test_a_set_by_name_is_looked_for_in_the_data_folder(place, tmp_path):
-    shutil.copytree(place / "dataset", tmp_path / "sets" / "ml-100k")
-    (tmp_path / "sets" / "ml-100k" / "dataset.json").unlink()
+@pytest.mark.parametrize("name", ["ml-100k", "my-cafe"], ids=["known", "anybody's"])
+def test_a_set_by_name_is_looked_for_in_the_data_folder(name, place, tmp_path):
+    shutil.copytree(place / "dataset", tmp_path / "sets" / name)
+    (tmp_path / "sets" / name / "dataset.json").unlink()
     events = Dataset.load(place / "dataset")
-    tables_of(events).events.write_parquet(tmp_path / "sets" / "ml-100k" / "events.parquet")
-    out = succeed("doctor", "ml-100k", "--data-dir", tmp_path / "sets", "--json")
+    tables_of(events).events.write_parquet(tmp_path / "sets" / name / "events.parquet")
+    out = succeed("doctor", name, "--data-dir", tmp_path / "sets", "--json")
     assert json.loads(out)["counts"]["n_events"] == events.n_events
 
 

@@ -170,11 +170,22 @@ def _read_raw(source: Source, progress: Progress | None) -> ReadResult:
 
 def _place(source: Source, progress: Progress | None) -> str | Path:
     if source.data not in PUBLIC_SETS or Path(source.data).exists():
+        if (named := _in_data_dir(source)) is not None:
+            return named
         _hint_unless_found(source)
         return source.data
     return locate(
         source.data, data_dir=source.data_dir, cache_dir=source.cache_dir, progress=progress
     )
+
+
+def _in_data_dir(source: Source) -> Path | None:
+    """The set of this name in the folder of sets, where there is nothing of that name here."""
+    if source.data_dir is None or Path(source.data).name != source.data:
+        return None
+    folder = source.data_dir / source.data
+    there = (folder / "events.parquet").is_file() and not Path(source.data).exists()
+    return folder if there else None
 
 
 def _hint_unless_found(source: Source) -> None:
