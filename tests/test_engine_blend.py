@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from steerec.engine.blend import (
+    FEW_EVENTS,
     BlendConfig,
     Candidates,
     Examples,
@@ -16,6 +17,7 @@ from steerec.engine.blend import (
     fit_theta,
     fit_weights,
     pick_candidates,
+    towards_best,
     with_newcomers,
 )
 from steerec.engine.phi import NO_HISTORY, UNSEEN_ITEM
@@ -138,6 +140,35 @@ def test_newcomers_get_the_weights_of_their_own_cases_and_nobody_else_changes():
     np.testing.assert_array_equal(found[:, :2], TRUE)
     np.testing.assert_allclose(found @ [1.0, 0.0, 1.0], alone[:, 0], atol=0.09)
     assert (theta[:, 2] == 0).all()
+
+
+def at_few_events(theta, n_cases, *, knot):
+    """Cases at one of the knots of few events, chosen by these weights, and a θ fitted on them."""
+    features = ("bias", *FEW_EVENTS)
+    cases = choices(n_cases, 60, seed=4, theta=np.array(theta)[:, None] * [1.0, 0.0])
+    phi = np.zeros((n_cases, len(features)))
+    phi[:, 0] = phi[:, features.index(knot)] = 1.0
+    cases = replace(cases, phi=phi)
+    config = BlendConfig(l2=1.0)
+    fitted = fit_theta(cases, config)
+    return fitted, towards_best(fitted, cases, features, config), features.index(knot)
+
+
+def test_where_heads_add_nothing_to_the_best_one_it_speaks_alone_at_few_events():
+    fitted, drawn, column = at_few_events([0.0, 0.9, 0.0], 150, knot="length~2")
+    weights = drawn[:, 0] + drawn[:, column]
+    assert np.abs((fitted[:, 0] + fitted[:, column])[[0, 2]]).max() > 0.01
+    np.testing.assert_allclose(weights[[0, 2]], 0.0, atol=1e-12)
+    assert weights[1] == pytest.approx(0.9, abs=0.15)
+    others = np.arange(drawn.shape[1]) != column
+    np.testing.assert_array_equal(drawn[:, others], fitted[:, others])
+
+
+def test_heads_that_add_much_to_the_best_one_keep_their_say_at_few_events():
+    fitted, drawn, column = at_few_events([0.8, 0.9, 0.7], 600, knot="length~5")
+    moved = np.abs(drawn - fitted)
+    assert 0.0 < moved[:, column].max() < 0.06
+    assert moved.sum() == moved[:, column].sum()
 
 
 def test_settings_out_of_range_are_refused():

@@ -56,18 +56,25 @@ def test_nothing_is_learnt_from_users_set_aside_and_their_first_steps_are_cases(
 
 def test_first_steps_stand_beside_the_cases_that_the_weights_are_fitted_on():
     kept = []
-    config = FitConfig(heads=("trending",), holdout="last", blend=BlendConfig(max_cases=60))
+    blend = BlendConfig(max_cases=60)
+    config = FitConfig(heads=("trending",), holdout="last", repeats=False, blend=blend)
     aids = Aids(learnt_from=kept.append)
     fit(people(100, 25), config, np.random.default_rng(0), aids=aids)
     phi, names = kept[0].held_out.phi, kept[0].features
     long = phi[:, names.index("length~20")] + phi[:, names.index("length~50")] == 1.0
     assert long.sum() == 60
     assert len(phi) == 60 + len(STEPS) * MOST_SHARE * 100
+    assert kept[0].aside
 
 
 def test_where_short_histories_are_common_nobody_is_set_aside():
-    split = leave_last_out(people(100, 6))
+    data = people(100, 6)
+    split = leave_last_out(data)
     assert set_users_aside(split, np.random.default_rng(0), repeats=False) is split
+    kept = []
+    config = FitConfig(heads=("trending",), holdout="last", repeats=False)
+    fit(data, config, np.random.default_rng(0), aids=Aids(learnt_from=kept.append))
+    assert not kept[0].aside
 
 
 def test_where_people_come_back_to_things_some_are_set_aside_however_short_histories_are():

@@ -1,5 +1,6 @@
 """The blend: head weights w = θφ, fitted so that held-out targets come out on top."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,8 @@ from steerec.errors import ConfigError, DataError
 TOP_HALF = 10.0  # place at which a target's share is half that of one at the top
 TOP_ROUNDS = 2
 TOP = 10  # places that what known items lose is measured on
+FEW_EVENTS = ("length~1", "length~2", "length~5", "length~10")  # what users set aside stand for
+LEAST_NATS = 0.03  # a case, below which all heads gain too little over the best one
 LOWEST = 12.0  # nats below the fitted ones at which items never seen are as good as hidden
 
 
@@ -59,6 +62,16 @@ class Candidates:
     unseen: NDArray[np.bool_]
     phi: NDArray[np.float64]
 
+    def take(self, rows: slice | NDArray[np.bool_]) -> "Candidates":
+        """Some of the cases."""
+        return Candidates(
+            self.z[rows],
+            self.log_weight[rows],
+            self.target[rows],
+            self.unseen[rows],
+            self.phi[rows],
+        )
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -69,6 +82,7 @@ class Examples:
         held_out: cases that the heads have not learnt from.
         newcomers: cases without history.
         crowd: how many items without events there are for one that counts as never seen.
+        aside: whether short histories are those of users set aside, and so of few people.
     """
 
     heads: tuple[str, ...]
@@ -76,6 +90,7 @@ class Examples:
     held_out: Candidates
     newcomers: Candidates
     crowd: float = 1.0
+    aside: bool = False
 
     def without(self, name: str) -> "Examples":
         """The same cases, as if there were no such head; the candidates stay the same."""
@@ -139,7 +154,9 @@ def pick_candidates(
 def fit_weights(examples: Examples, config: BlendConfig) -> tuple[NDArray[np.float64], float]:
     """θ (n_heads, n_features), and the nats that an item without events gets beside it."""
     features, newcomers = examples.features, of_seen(examples.newcomers)
-    theta = fit_theta(of_seen(examples.held_out), config)
+    theta = fit_theta(held_out := of_seen(examples.held_out), config)
+    if examples.aside:
+        theta = towards_best(theta, held_out, features, config)
     theta = with_newcomers(theta, features.index(NO_HISTORY), newcomers, config)
     column, crowd = features.index(UNSEEN_ITEM), examples.crowd
     return with_unseen(theta, column, examples.held_out, config, crowd=crowd)
@@ -251,6 +268,41 @@ def with_newcomers(
     alone = replace(candidates, phi=np.ones((len(candidates.z), 1)))
     theta = theta.copy()
     theta[:, column] = fit_theta(alone, config)[:, 0] - theta[:, 0]
+    return theta
+
+
+def towards_best(
+    theta: NDArray[np.float64], candidates: Candidates, features: Sequence[str], config: BlendConfig
+) -> NDArray[np.float64]:
+    """θ (n_heads, n_features) drawn, at few events, towards the one head that is best alone there.
+
+    So many weights of so few people gain half a nat each by chance, and small gains come from the
+    tail of the catalogue and cost the top of the list. At each knot the share of that one head
+    is the square of what may be gained for nothing over what is gained, at most 1.
+
+    Source: what is gained by chance, Wilks 1938.
+    """
+    columns = [features.index(name) for name in FEW_EVENTS]
+    cases = candidates.take(
+        candidates.phi[:, columns].any(axis=1) & (candidates.target.sum(axis=1) > 0)
+    )
+    hats, by_all, n_heads = cases.phi[:, columns], losses(cases, theta), len(theta)
+    at = np.column_stack([np.ones(len(hats)), hats])
+    alone = [replace(cases, z=cases.z[:, :, [head]], phi=at) for head in range(n_heads)]
+    weights = [fit_theta(one, config) for one in alone]
+    by_one = np.array([losses(*pair) for pair in zip(alone, weights, strict=True)])
+    best = (by_one @ hats).argmin(axis=0)
+    theta = theta.copy()
+    for number, (column, head) in enumerate(zip(columns, best, strict=True)):
+        near = hats[:, number]
+        if not near.any():
+            continue
+        gained = float((by_one[head] - by_all) @ near)
+        for_nothing = (n_heads - 1) / 2 + LEAST_NATS * near.sum()
+        share = min(1.0, for_nothing / max(gained, 1e-9)) ** 2
+        wanted = -theta[:, 0]
+        wanted[head] += weights[head][0, 0] + weights[head][0, 1 + number]
+        theta[:, column] += share * (wanted - theta[:, column])
     return theta
 
 

@@ -220,16 +220,14 @@ def fit(
     split = hold_out(data, config, after=aids.newest)
     unseen = _pretend_unseen(split.cases, absent, config.blend.unseen_share, rng)
     last, withheld = resolved_holdout(data, config) == "last", bool(unseen.any())
-    split = _for_first_round(
-        split, unseen, config.blend.max_cases, rng, aside=last, repeats=repeats
-    )
+    split, few = _for_first_round(split, unseen, config, rng, last=last, repeats=repeats)
     lessons = trained_on(data, split.train, last=last, withheld=withheld, config=config)
     steps, teacher = 2 * len(config.heads) + 2, Teacher(config.settings, aids, tell)
     early = with_kin(early_heads(teacher, split.train, lessons, config, rng), unseen | absent)
     tell("calibrate", len(config.heads), steps)
     began = time.perf_counter()
     phi = Phi.fit(split.train, config.phi)
-    first = _FirstRound(early, phi, repeats, config, unseen, absent)
+    first = _FirstRound(early, phi, repeats, config, unseen, absent, few)
     calibrations, examples = _learn_from(split, first, rng)
     teacher.seconds["calibrate"] = time.perf_counter() - began
     tell("fit the blend", len(config.heads) + 1, steps)
@@ -301,6 +299,7 @@ class _FirstRound:
         heads: fitted without the cases and without the items in `unseen`.
         unseen: (n_items,) items withheld, as if never seen.
         absent: (n_items,) items without events, which can be nobody's target: not ranked.
+        aside: as in Examples.
     """
 
     heads: Mapping[str, Head]
@@ -309,6 +308,7 @@ class _FirstRound:
     config: FitConfig
     unseen: NDArray[np.bool_]
     absent: NDArray[np.bool_]
+    aside: bool
 
 
 def _pretend_unseen(
@@ -325,21 +325,25 @@ def _pretend_unseen(
 def _for_first_round(
     split: Split,
     unseen: NDArray[np.bool_],
-    most: int,
+    config: FitConfig,
     rng: np.random.Generator,
     *,
-    aside: bool,
+    last: bool,
     repeats: bool,
-) -> Split:
+) -> tuple[Split, bool]:
     """The split without the items that count as never seen, and with users who count as new.
 
-    The steps of those users stand beside the `most` cases, which stay as many as they would be.
+    Beside it whether short histories are theirs alone, and so of few people. The steps of those
+    users stand beside the other cases, which stay as many as they would be.
     """
     if unseen.any():
         split = withhold(split, unseen)
     for_aside = rng.spawn(1)[0]
-    split = replace(split, cases=_sample_cases(split.cases, most, rng))
-    return set_users_aside(split, for_aside, repeats=repeats) if aside else split
+    split = replace(split, cases=_sample_cases(split.cases, config.blend.max_cases, rng))
+    if not last:
+        return split, False
+    with_aside = set_users_aside(split, for_aside, repeats=repeats)
+    return with_aside, with_aside is not split and not repeats
 
 
 def _newcomers(split: Split, rng: np.random.Generator) -> Cases:
@@ -362,7 +366,8 @@ def _learn_from(
     strange = _candidates(newcomers, first, calibrations, rng.spawn(1)[0])
     n_absent, n_unseen = int(first.absent.sum()), int(first.unseen.sum())
     names, crowd = first.phi.names, max(n_absent / max(n_unseen, 1), 1.0)
-    return calibrations, Examples(tuple(first.heads), names, held_out, strange, crowd)
+    heads = tuple(first.heads)
+    return calibrations, Examples(heads, names, held_out, strange, crowd, first.aside)
 
 
 def _candidates(

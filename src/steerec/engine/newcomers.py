@@ -6,10 +6,10 @@ import numpy as np
 
 from steerec.data.split import Cases, Split, single_targets
 
-STEPS = (0, 1, 2, 3, 5, 8, 12)  # events after which a user set aside is foretold
-SHORT = max(STEPS)  # histories up to this length are short
+STEPS = (0, 1, 2, 5, 10)  # events after which a user set aside is foretold: knots of φ
+SHORT = 12  # histories up to this length are short
 ENOUGH = 0.2  # share of the cases that are short, from which nobody need be set aside
-MOST_USERS = 150  # set aside,
+MOST_USERS = 200  # set aside,
 MOST_SHARE = 0.1  # but no more than this share of them
 LEAST_FIRST = 30  # first steps from which the weights of newcomers can be fitted
 
@@ -20,6 +20,7 @@ def set_users_aside(split: Split, rng: np.random.Generator, *, repeats: bool) ->
     So θ and the calibrations see short histories too. A long history cut short would not do: its
     target is what comes late in a life, and a first step is not like that. Heads that train by
     epochs may never learn from these users (`trained_on` in lessons.py), so they are few.
+    The same split comes back where nobody need be set aside.
 
     Args:
         repeats: whether people come back to what they had. Then short histories of known users do

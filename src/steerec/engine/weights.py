@@ -133,18 +133,7 @@ def _held_out_loss(examples: Examples, config: BlendConfig) -> float:
     """Mean nats of each half of the cases by weights fitted on the other half."""
     candidates, found = of_seen(examples.held_out), []
     for half in (0, 1):
-        theta = fit_theta(_half(candidates, half), config)
-        found.append(losses(_half(candidates, 1 - half), theta))
+        theta = fit_theta(candidates.take(slice(half, None, 2)), config)
+        found.append(losses(candidates.take(slice(1 - half, None, 2)), theta))
     told = np.concatenate(found)
     return float(told.mean()) if len(told) else 0.0
-
-
-def _half(candidates: Candidates, which: int) -> Candidates:
-    part = slice(which, None, 2)
-    return Candidates(
-        candidates.z[part],
-        candidates.log_weight[part],
-        candidates.target[part],
-        candidates.unseen[part],
-        candidates.phi[part],
-    )
