@@ -110,6 +110,17 @@ def test_one_time_is_told_by_doctor_and_no_time_split_is_made_of_it():
     assert "use --protocol loo" in run(*words, "--encoder", "none", code=1)
 
 
+def test_where_all_that_is_newest_is_new_train_tells_the_setting_that_helps():
+    """`train` has no --protocol to change."""
+    early = [f"u{k % 20},i{(k * 7) % 13},{1_700_000_000 + 3_600 * k}" for k in range(100)]
+    late = [f"new{k},i0,{1_710_000_000 + 3_600 * k}" for k in range(20)]
+    log = events("n.csv", early + late)
+    words = ("train", "--data", log, "--heads", "ease", "--encoder", "none", "--out", "model")
+    assert 'to train holdout = "last" under [fit]' in " ".join(run(*words, code=1).split())
+    Path("steerec.toml").write_text('[fit]\nholdout = "last"\n', encoding="utf-8")
+    assert "Snapshot: model/" in run(*words)
+
+
 @pytest.fixture
 def shut(monkeypatch):
     """A folder nobody may enter; root lays its rights down for the test, since none bind it."""

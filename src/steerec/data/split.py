@@ -10,6 +10,8 @@ from steerec.data.counted import counted
 from steerec.data.dataset import Dataset
 from steerec.errors import DataError
 
+_ELSE = 'use --protocol loo, or to train holdout = "last" under [fit] in the settings'
+
 
 @dataclass(frozen=True)
 class Cases:
@@ -140,12 +142,12 @@ def split_by_time(data: Dataset, quantile: float) -> Split:
         DataError: if times are missing, or no event is left to train on or to foretell.
     """
     if not data.has_times:
-        raise DataError("a split by time needs a time for every event: use --protocol loo")
+        raise DataError(f"a split by time needs a time for every event: {_ELSE}")
     split = _split_at(data, float(np.quantile(data.time, quantile)))
     if len(split.cases) == 0:
         raise DataError(
             f"after the first {quantile:.0%} of the time line no event has a known item and user: "
-            "all may lie at one time; use --protocol loo"
+            f"all may lie at one time; {_ELSE}"
         )
     return split
 
