@@ -53,6 +53,7 @@ def test_what_is_empty_or_not_told_yet_is_said_in_words(said, tmp_path, monkeypa
     shown = said("show", "spring")
     assert "bold not told yet, 0 and 0 users" in shown
     assert "nan" not in shown
+    assert "0.0000" not in shown  # a mean of nobody is none
     empty = f"sqlite:///{tmp_path}/empty.db"
     open_store(empty).close()
     monkeypatch.setenv("STEEREC_DATABASE_URL", empty)

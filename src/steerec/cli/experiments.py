@@ -157,7 +157,8 @@ def _print(planned: "Planned", found: "Verdict") -> None:
     table = show.table("Arm", "Users", "Slates", "Mean", "95 % interval", right=(1, 2, 3, 4))
     for arm in found.arms:
         users, slates = f"{arm.users:,}", f"{arm.slates:,}"
-        table.add_row(show.escape(arm.arm), users, slates, *_cells(arm.mean))
+        cells = _cells(arm.mean) if arm.users else ("", "nobody yet")
+        table.add_row(show.escape(arm.arm), users, slates, *cells)
     if found.arms:
         out.print(table)
     for told in found.comparisons:
