@@ -16,6 +16,7 @@ from steerec.engine.newcomers import (
     MOST_SHARE,
     SHORT,
     STEPS,
+    TASTE_FROM,
     first_steps,
     joined,
     set_users_aside,
@@ -59,12 +60,13 @@ def test_first_steps_stand_beside_the_cases_that_the_weights_are_fitted_on():
     blend = BlendConfig(max_cases=60)
     config = FitConfig(heads=("trending",), holdout="last", repeats=False, blend=blend)
     aids = Aids(learnt_from=kept.append)
-    fit(people(100, 25), config, np.random.default_rng(0), aids=aids)
+    made = fit(people(100, 25), config, np.random.default_rng(0), aids=aids)
     phi, names = kept[0].held_out.phi, kept[0].features
     long = phi[:, names.index("length~20")] + phi[:, names.index("length~50")] == 1.0
     assert long.sum() == 60
     assert len(phi) == 60 + len(STEPS) * MOST_SHARE * 100
     assert kept[0].aside
+    assert made.phi.taste_from == TASTE_FROM
 
 
 def test_where_short_histories_are_common_nobody_is_set_aside():
@@ -73,8 +75,9 @@ def test_where_short_histories_are_common_nobody_is_set_aside():
     assert set_users_aside(split, np.random.default_rng(0), repeats=False) is split
     kept = []
     config = FitConfig(heads=("trending",), holdout="last", repeats=False)
-    fit(data, config, np.random.default_rng(0), aids=Aids(learnt_from=kept.append))
+    made = fit(data, config, np.random.default_rng(0), aids=Aids(learnt_from=kept.append))
     assert not kept[0].aside
+    assert made.phi.taste_from == 1
 
 
 def test_where_people_come_back_to_things_some_are_set_aside_however_short_histories_are():

@@ -83,6 +83,16 @@ def test_taste_is_the_mean_place_of_the_newest_items_shrunk():
     assert column("taste0", History.of([2, *[0] * 20]), phi=phi) == pytest.approx(20.0 / 23.0)
 
 
+def test_a_taste_may_count_from_some_events_on_only():
+    phi = Phi(PhiConfig(taste_dims=1), np.array([[1.0], [3.0]], np.float32), taste_from=3)
+    assert column("taste0", History.of([0, 1]), phi=phi) == 0.0
+    assert column("taste0", History.of([0, 1, 1]), phi=phi) == pytest.approx(7.0 / 6.0)
+    for events in ([0, 1], [0, 1, 1]):
+        one = phi.one(History.of(events), NOON, scenario=None, device=None)
+        many = phi([History.of(events)], np.array([NOON]))[0]
+        np.testing.assert_allclose(one, many, atol=1e-12)
+
+
 def test_places_in_the_taste_space_have_variance_one_and_tell_clusters_apart():
     world = shop(n_users=20)
     phi = Phi.fit(world.data, PhiConfig(taste_dims=3))

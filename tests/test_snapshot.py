@@ -56,6 +56,13 @@ def test_a_loaded_model_gives_identical_slates(saved):
     assert loaded.seconds == model().seconds
 
 
+def test_a_snapshot_knows_from_which_event_on_tastes_count(saved, tmp_path):
+    assert load_snapshot(saved).phi.taste_from == model().phi.taste_from
+    late = replace(model(), phi=replace(model().phi, taste_from=4))
+    save_snapshot(late, tmp_path / "late")
+    assert load_snapshot(tmp_path / "late").phi.taste_from == 4
+
+
 def test_saving_twice_gives_the_same_files_but_for_containers_with_times(saved, tmp_path):
     save_snapshot(load_snapshot(saved), tmp_path / "again", now=1_700_000_000.0)
     first, second = manifest_of(saved), manifest_of(tmp_path / "again")

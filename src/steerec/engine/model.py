@@ -32,7 +32,7 @@ from steerec.engine.calibrate import Calibration, CalibrationConfig, Sample, fit
 from steerec.engine.fused import Fused
 from steerec.engine.kin import with_kin
 from steerec.engine.lessons import Aids, Teacher, early_heads, late_heads, trained_on
-from steerec.engine.newcomers import first_steps, set_users_aside
+from steerec.engine.newcomers import TASTE_FROM, first_steps, set_users_aside
 from steerec.engine.phi import UNSEEN_ITEM, Phi, PhiConfig, spans_days, without_hours
 from steerec.engine.pool import PoolConfig
 from steerec.engine.scorer import Scorer, for_each
@@ -227,6 +227,7 @@ def fit(
     tell("calibrate", len(config.heads), steps)
     began = time.perf_counter()
     phi = Phi.fit(split.train, config.phi)
+    phi = replace(phi, taste_from=TASTE_FROM) if few else phi
     first = _FirstRound(early, phi, repeats, config, unseen, absent, few)
     calibrations, examples = _learn_from(split, first, rng)
     teacher.seconds["calibrate"] = time.perf_counter() - began

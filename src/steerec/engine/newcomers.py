@@ -11,6 +11,7 @@ SHORT = 12  # histories up to this length are short
 ENOUGH = 0.2  # share of the cases that are short, from which nobody need be set aside
 MOST_USERS = 200  # set aside,
 MOST_SHARE = 0.1  # but no more than this share of them
+TASTE_FROM = 3  # events from which tastes count where short histories are those of users set aside
 LEAST_FIRST = 30  # first steps from which the weights of newcomers can be fitted
 
 

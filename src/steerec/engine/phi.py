@@ -49,10 +49,13 @@ class Phi:
         names: (n_features,) what each column is; the first is the bias.
         projection: (n_items, taste_dims) float32, each item's place in the taste space; (n_items,
             0) without encoder vectors.
+        taste_from: events from which a history tells of a taste; one or two may not, where their
+            weights are fitted on few people and tastes on others.
     """
 
     config: PhiConfig
     projection: Floats
+    taste_from: int = 1
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -143,7 +146,7 @@ class Phi:
         for row, history in enumerate(histories):
             items = history.item_idx[-20:]
             items = items[(items >= 0) & (items < len(self.projection))]
-            if len(items):
+            if len(items) and len(history) >= self.taste_from:
                 tastes[row] = self.projection[items].sum(axis=0) / (len(items) + 3.0)
         return tastes
 

@@ -162,7 +162,11 @@ def _write(model: Model, folder: Path, now: float | None) -> None:
         "repeats": model.repeats,
         "seconds": dict(model.seconds),
         "calibrations": {n: calibration_to_json(c) for n, c in model.calibrations.items()},
-        "phi": {"config": vars(model.phi.config), "names": model.phi.names},
+        "phi": {
+            "config": vars(model.phi.config),
+            "names": model.phi.names,
+            "taste_from": model.phi.taste_from,
+        },
         "strategy": _strategy_to_json(model.strategy),
         "files": {
             name: {"bytes": (folder / name).stat().st_size, "sha256": digest}
@@ -261,6 +265,7 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> Model:
         key: tuple(value) if isinstance(value, list) else value
         for key, value in manifest["phi"]["config"].items()
     }
+    places = np.load(folder / "phi.npy", allow_pickle=False)
     told = manifest["strategy"]
     strategy = Strategy(
         heads=tuple(told["heads"]),
@@ -273,7 +278,7 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> Model:
         data=data,
         heads=heads,
         calibrations={n: calibration_from_json(c) for n, c in manifest["calibrations"].items()},
-        phi=Phi(PhiConfig(**phi), np.load(folder / "phi.npy", allow_pickle=False)),
+        phi=Phi(PhiConfig(**phi), places, manifest["phi"].get("taste_from", 1)),
         strategy=strategy,
         repeats=manifest["repeats"],
         seconds=manifest["seconds"],
