@@ -212,6 +212,13 @@ def test_a_set_by_name_is_looked_for_in_the_data_folder(name, place, tmp_path):
     assert json.loads(out)["counts"]["n_events"] == events.n_events
 
 
+def test_a_name_that_is_found_nowhere_is_told_where_it_was_looked_for(tmp_path):
+    told = run("doctor", "nowhere", "--data-dir", tmp_path)
+    assert told.exit_code == 1
+    words = " ".join(told.output.split())
+    assert f"neither a file or folder here, a folder in {tmp_path} nor a known set" in words
+
+
 def test_import_follows_the_settings(tmp_path):
     (tmp_path / "mine.toml").write_text("[clean]\nexact_duplicates = false\n")
     words = ("import", "--data", "shop", "--out", tmp_path / "d", "--json")

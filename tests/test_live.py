@@ -95,6 +95,16 @@ def test_a_user_erased_twice_still_waits_for_the_next_fit(store):
     assert live.forget("u0001", seq=2) == told
 
 
+def test_an_event_of_a_new_item_that_is_under_way_at_an_erasure_counts_once(store):
+    live = live_over(store)
+    erased = store.persons.erase("shop", "u0001", now=NOW)
+    (logged,) = append(store, Event("u0001", "brand-new"))
+    assert live._begun([logged]) == [logged]  # as `take` does, before it meets the item
+    live.forget("u0001", seq=erased.seq)
+    live._learn(logged, NOW)
+    assert len(live.recommender.history("u0001")) == 1
+
+
 def test_who_comes_back_while_the_erasure_is_answered_keeps_the_new_events(store):
     live = live_over(store)
     erased = store.persons.erase("shop", "u0001", now=NOW)

@@ -1,6 +1,8 @@
 """What kept scores cost a first list and save a second one: CPU of one thread, as JSON.
 
-python benchmarks/speed/repeat.py --snapshot FOLDER [--users 600]
+python benchmarks/speed/repeat.py --snapshot FOLDER [--users 600] [--rest-ms 2]
+
+With a rest before each list, as between calls that come one by one, caches are others' by then.
 """
 
 import argparse
@@ -36,7 +38,9 @@ def spent(recommender: Recommender, user: str, now: float, number: int) -> float
     return 1e3 * (time.thread_time() - began)
 
 
-def measured(model: Model, users: list[str], now: float) -> dict[str, dict[str, list[float]]]:
+def measured(
+    model: Model, users: list[str], now: float, rest_s: float
+) -> dict[str, dict[str, list[float]]]:
     """Of users in turn: each meets what others leave in the cache of the processor."""
     made = {
         name: Recommender(model, compiled=True, score_cache_mb=size) for name, size in MB.items()
@@ -49,12 +53,13 @@ def measured(model: Model, users: list[str], now: float) -> dict[str, dict[str, 
     }
     for number, user in enumerate(users[WARM_UP:]):
         for name in sorted(MB, reverse=bool(number % 2)):
+            time.sleep(rest_s)
             took["first"][name].append(spent(made[name], user, now, number))
     for number in range(ROUNDS):
         for name, recommender in made.items():
-            took["again"][name] += [
-                spent(recommender, user, now, number) for user in users[WARM_UP:]
-            ]
+            for user in users[WARM_UP:]:
+                time.sleep(rest_s)
+                took["again"][name].append(spent(recommender, user, now, number))
     kept = made["kept"].remembered
     assert kept.hits == ROUNDS * len(users[WARM_UP:]), "some made room: ask for fewer users"
     return took
@@ -70,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--snapshot", type=Path, required=True)
     parser.add_argument("--users", type=int, default=600)
+    parser.add_argument("--rest-ms", type=float, default=0.0, help="before each list")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     load = round(os.getloadavg()[0], 1)
@@ -80,7 +86,7 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     known = model.data.user_ids[np.diff(model.data.starts) > 0]
     users = [str(user) for user in rng.permutation(known)[: options.users]]
-    took = measured(model, users, float(np.nanmax(model.data.time)) + 60.0)
+    took = measured(model, users, float(np.nanmax(model.data.time)) + 60.0, options.rest_ms / 1e3)
     result = {
         "benchmark": "repeat",
         "data": options.snapshot.name,
@@ -89,6 +95,7 @@ def main() -> None:
         "heads": list(model.heads),
         "seed": options.seed,
         "users": len(users) - WARM_UP,
+        "rest_ms": options.rest_ms,
         "commit": commit(),
         "machine": machine(),
         "load_average_before": load,

@@ -276,8 +276,8 @@ def one_run(snapshot: Path, given: argparse.Namespace, number: int) -> dict[str,
     cpu_ms = found["recommend_closed"]["server_cpu_ms"]
     with counting(given.workers, cpu_ms) as port:
         for rate in given.rates:
-            calls = Schedule([("GET", "/")] * int(rate * given.seconds), rate)
-            found[f"limit_{rate}_per_s"] = sent(port, calls)
+            n = int(found[f"recommend_{rate}_per_s"]["calls"])
+            found[f"limit_{rate}_per_s"] = sent(port, Schedule([("GET", "/")] * n, rate))
     found["load_average"] = [round(load, 1), round(os.getloadavg()[0], 1)]
     return found
 

@@ -169,33 +169,21 @@ def _read_raw(source: Source, progress: Progress | None) -> ReadResult:
 
 
 def _place(source: Source, progress: Progress | None) -> str | Path:
-    if source.data not in PUBLIC_SETS or Path(source.data).exists():
-        if (named := _in_data_dir(source)) is not None:
-            return named
-        _hint_unless_found(source)
-        return source.data
-    return locate(
-        source.data, data_dir=source.data_dir, cache_dir=source.cache_dir, progress=progress
-    )
-
-
-def _in_data_dir(source: Source) -> Path | None:
-    """The set of this name in the folder of sets, where there is nothing of that name here."""
-    if source.data_dir is None or Path(source.data).name != source.data:
-        return None
-    folder = source.data_dir / source.data
-    there = (folder / "events.parquet").is_file() and not Path(source.data).exists()
-    return folder if there else None
-
-
-def _hint_unless_found(source: Source) -> None:
-    """A bare word that is no file may be meant as a set's name."""
+    """Where the data lie; a bare word that is nothing here is a set's name."""
     bare = "://" not in source.data and Path(source.data).name == source.data
-    if bare and not Path(source.data).exists():
-        raise DataError(
-            f"{source.data!r} is neither a file or folder here nor a known set; known by name: "
-            f"{SAMPLE}, {', '.join(PUBLIC_SETS)}"
+    if not bare or Path(source.data).exists():
+        return source.data
+    if source.data in PUBLIC_SETS:
+        return locate(
+            source.data, data_dir=source.data_dir, cache_dir=source.cache_dir, progress=progress
         )
+    if source.data_dir is not None and (source.data_dir / source.data).is_dir():
+        return source.data_dir / source.data
+    beside = "" if source.data_dir is None else f", a folder in {source.data_dir}"
+    raise DataError(
+        f"{source.data!r} is neither a file or folder here{beside} nor a known set; known by name: "
+        f"{SAMPLE}, {', '.join(PUBLIC_SETS)}"
+    )
 
 
 def _is_saved(place: str) -> bool:

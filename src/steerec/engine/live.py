@@ -4,7 +4,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
@@ -22,6 +22,7 @@ from steerec.engine.growth import (
     size_of,
 )
 from steerec.engine.live_config import LiveConfig
+from steerec.engine.live_state import State
 from steerec.engine.model import Model
 from steerec.engine.online import Online
 from steerec.engine.pool import first_events
@@ -43,35 +44,6 @@ AT_ONCE = 2_000  # changed items taken in together
 TOGETHER = 100  # events taken in while requests wait
 AT_START = 50_000  # events read and taken in together before there are requests
 GROWTH = 1.5  # of the catalogue, after which a model without events reads all its texts again
-
-
-@dataclass
-class _State:
-    """What a swap replaces as a whole.
-
-    Attributes:
-        seq: the place in the tenant's order up to which all was taken in.
-        ahead: places above it that were taken in before those between.
-        items_seq: as `seq`, of the catalogue; all of it is read at the start, since no model
-            tells what is hidden now.
-        n_founded: `size_of` a model without events when it was last made anew.
-        held: items as they were last written here, until `follow_items` has come to them.
-        unread_after: items above this place joined without vectors, as the encoder was not loaded
-            yet; None: none did.
-        erased: digest of a user → place of their erasure: what came before it counts no more.
-    """
-
-    recommender: Recommender
-    availability: Availability
-    policy: Policy
-    seq: int
-    ahead: set[int] = field(default_factory=set)
-    items_seq: int = 0
-    erased_seq: int = 0
-    n_founded: int = 0
-    held: dict[str, Entry] = field(default_factory=dict)
-    unread_after: int | None = None
-    erased: dict[bytes, int] = field(default_factory=dict)
 
 
 class Live:
@@ -343,19 +315,27 @@ class Live:
         """
         digest = digest_of_user(self.tenant, user_id)
         with self._lock:
-            if (state := self._state).erased.get(
-                digest, 0
-            ) < seq:  # else `follow` came to it before
+            state = self._state
+            if state.erased.get(digest, 0) < seq:  # else `follow` came to it before
                 state.erased[digest] = seq
                 state.recommender.forget(user_id)
-                for one in self.store.log.of_user(self.tenant, user_id):  # who has come back since
-                    if one.seq > seq and (one.seq <= state.seq or one.seq in state.ahead):
-                        self._learn(one, one.received)
+                self._count_again(user_id, since=seq)
             if (fleeting := getattr(self.encoder, "fleeting", None)) is not None:
                 fleeting.clear()  # what somebody said of themselves; nobody knows who it was
             if self.online is not None:
                 self.online.forget(user_id)
             return state.recommender.forgotten(user_id)
+
+    def _count_again(self, user_id: str, *, since: int) -> None:
+        """Learn anew what somebody did after a place, of which all that was taken in is known."""
+        state, index = self._state, self.model.data.item_index
+        told = [
+            known
+            for one in self.store.log.of_user(self.tenant, user_id)
+            if one.seq > since and (one.seq <= state.seq or one.seq in state.ahead)
+            if (known := self._dated(one, one.received)) and known.item_id in index
+        ]
+        self._count(told)
 
     def swap(
         self, model: Model, *, now: float, ready: Callable[["Live"], None] | None = None
@@ -380,14 +360,14 @@ class Live:
 
     # Inside
 
-    def _begin(self, model: Model) -> "_State":
+    def _begin(self, model: Model) -> State:
         """Start from a model, and from the place in the log that it stands for."""
         seq = int(model.data.notes.get(LOG_SEQ, "0"))
         availability = Availability.of(model.data.items)
         met = first_events(model.data)  # so that later events of these items change nothing
         availability.met(np.arange(len(met)), met.tolist())
         policy = Policy(draw=SamplerConfig(), version=model.strategy.version)
-        return _State(self._over(model, availability), availability, policy, seq, erased_seq=seq)
+        return State(self._over(model, availability), availability, policy, seq, erased_seq=seq)
 
     def _over(self, model: Model, availability: Availability) -> Recommender:
         return Recommender(
