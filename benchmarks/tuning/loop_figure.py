@@ -60,15 +60,22 @@ def _regret(panel: Any, runs: Runs, size: int) -> None:
 
 
 def _weights(panel: Any, about: dict[str, Any], runs: Runs) -> None:
+    """Weights swing with the hour: a line is the mean of a part, the band its extremes."""
     if "ours" not in runs:
         return
     told = runs["ours"][0].told
-    at = [one["slates"] for one in told]
+    step = max(len(told) // PARTS, 1)
+    at = [one["slates"] for one in told[step - 1 :: step]]
+    weights, promoted = (
+        np.array([one[name] for one in told])[: step * len(at)].reshape(len(at), step, -1)
+        for name in ("weights", "promoted")
+    )
     for row, head in enumerate(about["heads"]):
-        (line,) = panel.plot(at, [one["weights"][row] for one in told], label=head, lw=0.9)
-        panel.plot(
-            at, [one["promoted"][row] for one in told], color=line.get_color(), lw=0.6, ls="--"
-        )
+        (line,) = panel.plot(at, weights[:, :, row].mean(axis=1), label=head, lw=1.2)
+        colour = line.get_color()
+        low, high = weights[:, :, row].min(axis=1), weights[:, :, row].max(axis=1)
+        panel.fill_between(at, low, high, color=colour, alpha=0.12, lw=0)
+        panel.plot(at, promoted[:, :, row].mean(axis=1), color=colour, lw=0.8, ls="--")
     panel.set(
         title=f"Head weights of ours, seed {runs['ours'][0].seed} (dashed: promoted)",
         xlabel="slates",
