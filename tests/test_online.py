@@ -156,15 +156,22 @@ def test_visitors_of_whom_nothing_is_known_are_in_both_arms(store):
         assert served.slate.arm == served.impression.arm == arms[at]
 
 
-def test_where_the_live_arm_is_worse_the_promoted_strategy_comes_back(store):
-    live = live_over(store)
-    now = visits(store, live, 40, clicks=by_content)
+def frozen_after(store, live, n):
+    """The time at which the guard goes back, while some of these visits' slates are open."""
+    now = visits(store, live, n, clicks=by_content)
     live.tune(now=now)
     watch, guard = Watch(), TUNING.guard
     for _ in range(3_000):
         watch = watch.after("live", 0.0, guard).after("control", 5.0, guard)
     live.online._learning.watch = watch
-    live.tune(now=visits(store, live, 1, now=now, first=40))
+    now = visits(store, live, 1, now=now, first=n)
+    live.tune(now=now)
+    return now
+
+
+def test_where_the_live_arm_is_worse_the_promoted_strategy_comes_back(store):
+    live = live_over(store)
+    now = frozen_after(store, live, 40)
     assert live.online.frozen is not None
     assert "worse" in live.online.frozen.reason
     given = live.online.given("u1")
@@ -173,6 +180,24 @@ def test_where_the_live_arm_is_worse_the_promoted_strategy_comes_back(store):
     assert store.strategies.promotions("shop")[0].author == "guard"
     live.tune(now=now + 25 * 3_600)
     assert live.online.frozen is None
+
+
+def test_slates_of_before_a_return_have_no_say_in_whether_what_came_after_is_worse(store):
+    live = live_over(store)
+    now = frozen_after(store, live, 40)
+    until = live.online.frozen.until
+    live.tune(now=visits(store, live, 10, now=now, first=41) + 4_000)  # all slates are closed
+    assert live.online.counts["learnt"] == 51
+    assert live.online.watch == Watch()
+    assert (live.online.frozen.until, live.online.counts["returns"]) == (until, 1)
+    now = visits(store, live, 1, now=until - 10.0, first=51)
+    live.tune(now=until)
+    live.online.keep(until)
+    again = live_over(store, now=until)
+    now = visits(store, live, 5, now=until, first=52)
+    for one in (live, again):
+        one.tune(now=now + 4_000)
+        assert one.online.watch.live.n + one.online.watch.control.n == 5
 
 
 def test_an_erased_person_has_no_weights_of_their_own(store):

@@ -125,6 +125,7 @@ class Learning:
         self._tuner = OnlineTuner(learner, bound=self._bound)
         self._joiner = Joiner(config.reward)
         self._allowance, self.watch = Allowance(config.guard), Watch()
+        self._watched_since = 0.0  # slates shown before it are of θ that are gone
 
     @property
     def epoch(self) -> Epoch:
@@ -160,6 +161,7 @@ class Learning:
             frozen=self.frozen,
             counts=dict(self.counts),
             allowance=self._allowance.state(),
+            watched_since=self._watched_since,
         )
 
     def restore(self, kept: "Kept") -> None:
@@ -177,6 +179,7 @@ class Learning:
         }
         self.frozen = kept.frozen
         self._allowance.restore(kept.allowance)
+        self._watched_since = kept.watched_since
         self.counts.update(kept.counts)
 
     def read_again(self, rows: Iterable[Row], kept: "Kept") -> None:
@@ -257,9 +260,8 @@ class Learning:
             return
         self.counts["learnt"] += 1
         weight = self._allowance.weights([shown.user_id] * len(observed), now)
-        if shown.arm in OWN_ARMS and weight.any():  # whose day is full has no say here either
-            won = float(outcomes.reward.sum())
-            self.watch = self.watch.after(shown.arm, won, self.config.guard)
+        if weight.any():  # whose day is full has no say here either
+            self._compare(shown, float(outcomes.reward.sum()))
         offset = None
         if shown.user_id is not None and shown.arm == LIVE and self.config.personal:
             offset = self.offsets.get(shown.user_id, Offset.none(self._design.n_heads))
@@ -275,6 +277,14 @@ class Learning:
             Observed(observed.z, observed.phi, observed.position, observed.reward, weight, extra)
         )
 
+    def _compare(self, shown: Shown, won: float) -> None:
+        """A slate's reward in its arm; one that was open at a return or promotion tells of before.
+
+        While tuning stands still both arms are shown the same, so that there is nothing to compare.
+        """
+        if self.frozen is None and shown.arm in OWN_ARMS and shown.time >= self._watched_since:
+            self.watch = self.watch.after(shown.arm, won, self.config.guard)
+
     def cut(self, now: float, strategy: Strategy) -> str:
         """Close pages and make an epoch; why it went back to the promoted strategy, or "".
 
@@ -285,9 +295,10 @@ class Learning:
             self._learn(outcomes, now)
         if strategy.version != self.strategy.version:
             self.strategy, self.watch, self.frozen = strategy, Watch(), None
+            self._watched_since = now
             self._tuner.restart(self._prior(), now)
         if self.frozen is not None and now >= self.frozen.until:
-            self.frozen = None
+            self.frozen, self._watched_since = None, now
             self._tuner.restart(self._prior(), now)
         verdict = self.watch.verdict(self.config.guard)
         if not verdict.go:
@@ -370,6 +381,7 @@ class Kept(msgspec.Struct):
     frozen: Frozen | None
     counts: dict[str, int]
     allowance: dict[str, Any]
+    watched_since: float = 0.0
 
 
 def _plain(sequence: MeanSequence) -> tuple[int, float, float]:
