@@ -21,6 +21,7 @@ from steerec.data.dataset import Dataset, build_dataset
 from steerec.data.read import read_tables
 from steerec.data.sample import sample_shop, write_csv
 from steerec.engine.intake import tables_of
+from steerec.service.telemetry import log_as_json
 from steerec.version import __version__
 
 VERBS = ("demo", "import", "doctor", "train", "evaluate", "recommend", "similar")
@@ -453,6 +454,18 @@ def test_a_warning_of_the_library_is_noted_once_beside_the_results(capsys):
     told = capsys.readouterr()
     assert told.err == "note: head=social left_out reason=no friends\n"
     assert told.out == ""
+
+
+def test_a_service_says_a_warning_once_and_as_json(capsys):
+    library, root = logging.getLogger("steerec"), logging.getLogger()
+    before = list(library.handlers), list(root.handlers), root.level
+    notes_on_stderr()
+    log_as_json()
+    library.getChild("engine").error("tenant=%s tuning=frozen", "shop")
+    library.handlers, root.handlers = before[:2]
+    root.setLevel(before[2])
+    lines = capsys.readouterr().err.splitlines()
+    assert [json.loads(line)["message"] for line in lines] == ["tenant=shop tuning=frozen"]
 
 
 def test_a_long_title_is_cut_at_a_word():

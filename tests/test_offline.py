@@ -174,13 +174,16 @@ def test_what_the_log_cannot_tell_is_shown_to_a_share_of_the_users(tmp_path):
     store.close()
 
 
-@pytest.mark.parametrize(("gain", "promoted"), [(4, 2), (-4, None)])
-def test_the_users_of_a_ramp_promote_or_end_it(tmp_path, gain, promoted):
+@pytest.mark.parametrize(
+    ("gain", "n", "promoted", "words"),
+    [(4, 300, 2, "is better"), (-4, 300, None, "worse by 0.4"), (-4, 150, None, "worse by 0.4")],
+)
+def test_the_users_of_a_ramp_promote_or_end_it(tmp_path, gain, n, promoted, words):
     store, begun = ramped(tmp_path)
     plan = plan_of(store.experiments.get("shop", begun.ramp).plan)
     base = store.shown.read("shop", limit=1)[0]
     now, rng = BEGAN + 8_000, seeded()
-    for k in range(300):
+    for k in range(n):
         arm = plan.split().arm(f"n{k}")
         facts = {**base.more, "experiment": plan.name, "experiment_arm": arm}
         name = f"n{k}"
@@ -196,6 +199,7 @@ def test_the_users_of_a_ramp_promote_or_end_it(tmp_path, gain, promoted):
             store.log.append("shop", events, now=now + 1)
     found = tune_or_ramp(store, "shop", QUICK, now=now + 9_000, rng=seeded())
     assert (found.promoted, found.ramp) == (promoted, None), found.why
+    assert words in found.why
     assert store.strategies.current("shop").version == (promoted or 1)
     assert store.experiments.get("shop", begun.ramp).stopped is not None
     store.close()

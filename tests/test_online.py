@@ -279,6 +279,31 @@ def test_exploring_costs_no_more_than_the_budget_of_the_scenario(store):
     assert {name: pytest.approx(share, rel=0.25) for name, share in budgets.items()} == spent
 
 
+def test_requests_that_name_no_scenario_have_the_budget_of_default(store):
+    exploration = ExplorationConfig(budget=0.9, scenarios={"default": 0.001}, lowest=0.01)
+    guard = replace(TUNING.guard, dials={"temperature": (0.02, 3.0)}, dial_step=1.0)
+    config = replace(CONFIG, tuning=replace(TUNING, exploration=exploration, guard=guard))
+    live = live_over(store, config)
+    live.online.follow(visits(store, live, 40, clicks=by_content) + 1)
+    asked = (Query("u1", n=5), Query("u1", n=5, scenario="default"))
+    served = [live.recommend(one, request_id="then", now=BEGAN + 200) for one in asked]
+    warm, named = (one.impression.more["temperature"] for one in served)
+    assert warm == named < 0.5
+
+
+def test_what_a_full_day_holds_back_is_counted_over_a_restart(store):
+    guard = replace(TUNING.guard, user_day_rows=7.0)
+    config = replace(CONFIG, tuning=replace(TUNING, guard=guard))
+    live, now = live_over(store, config), BEGAN
+    for at in range(3):
+        now += 2.0
+        served = live.recommend(Query("ann", n=5), request_id=f"r{at}", now=now)
+        store.shown.append("shop", served.impression)
+    live.tune(now=now + 4_000)
+    live.online.keep(now + 4_000)
+    assert live.online.held_back == live_over(store, config, now + 4_000).online.held_back == 8.0
+
+
 def test_where_nothing_is_to_be_explored_no_budget_makes_it(store):
     tuning = replace(TUNING, exploration=ExplorationConfig(budget=0.5))
     still = replace(CONFIG, default=ScenarioConfig(temperature=0.0), tuning=tuning)

@@ -58,6 +58,7 @@ def test_metrics_tell_what_tuning_read_and_that_the_guard_stopped_it(shop):
     assert before["steerec_strategy_version"] == 1
     assert before["steerec_strategy_epoch"] >= 1
     assert before['steerec_tuning_total{what="learnt"}'] == 1
+    assert before['steerec_tuning_total{what="held_back"}'] == 0
     assert before['steerec_reactions_total{outcome="joined"}'] == 1
     assert before['steerec_reactions_total{outcome="unknown"}'] == 1
     for _ in range(3_000):

@@ -29,6 +29,7 @@ from steerec.tuning.reward import RewardConfig
 from steerec.tuning.sequences import MeanSequence
 
 LIVE, CONTROL = "live", "control"
+DEFAULT = "default"  # the scenario of requests that name none
 OWN_ARMS = (LIVE, CONTROL, None)  # others are of experiments: they teach, and are not compared
 EXPLORE_EVERY_S = 60.0  # how often temperatures are found anew
 ENOUGH = 20  # reference requests of a scenario, before its temperature is found
@@ -95,7 +96,7 @@ class Learning:
         strategy: that epochs stand on.
         watch: rewards of both arms since the last promotion or return.
         offsets: person → their own weights.
-        temperatures: scenario ("" for none) → what its exploration budget allows.
+        temperatures: scenario → what its exploration budget allows.
         counts: rows read and rewards learnt, by kind.
     """
 
@@ -131,6 +132,11 @@ class Learning:
     def epoch(self) -> Epoch:
         """The epoch in force."""
         return self._tuner.epoch
+
+    @property
+    def held_back(self) -> float:
+        """Rows that limits took the weight of."""
+        return self._allowance.held_back
 
     @property
     def reactions(self) -> dict[str, int]:
@@ -224,7 +230,7 @@ class Learning:
         extra = scores[:, -1] if len(items) else np.zeros(0)  # nats, as they were shown
         if row.start == 0 and len(first.pool) > 1 and row.arm in OWN_ARMS:
             who = f"request {row.request_id}" if row.user_id is None else f"user {row.user_id}"
-            self._refer(who, Asked(row.scenario or "", first.scores, first.phi))
+            self._refer(who, Asked(row.scenario or DEFAULT, first.scores, first.phi))
         return Shown(
             row.request_id,
             row.user_id,

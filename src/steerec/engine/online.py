@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerec.contracts import Strategy
-from steerec.engine.learning import CONTROL, LIVE, Frozen, Kept, Learning, TuningConfig
+from steerec.engine.learning import (
+    CONTROL,
+    DEFAULT,
+    LIVE,
+    Frozen,
+    Kept,
+    Learning,
+    TuningConfig,
+)
 from steerec.engine.logged import Row, rows_after
 from steerec.engine.strategies import from_json
 from steerec.errors import DataError
@@ -113,6 +121,11 @@ class Online:
         return self._learning.counts
 
     @property
+    def held_back(self) -> float:
+        """Shown items that taught nothing, as a person's day or the minute was full."""
+        return self._learning.held_back
+
+    @property
     def reactions(self) -> dict[str, int]:
         """Events as answers to lists: how many were joined, and why others were not."""
         return self._learning.reactions
@@ -122,7 +135,7 @@ class Online:
 
         The guard's limits on the dial hold, and 0 stays 0.
         """
-        wanted = self._learning.temperatures.get(scenario or "")
+        wanted = self._learning.temperatures.get(scenario or DEFAULT)
         if wanted is None or given == 0 or not self.config.on:
             return given
         dial = {"temperature": given}

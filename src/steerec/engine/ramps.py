@@ -130,13 +130,23 @@ def _judge(store: Store, tenant: str, planned: Planned, config: TuningConfig, no
             instead_of=current.version,
         )
         return Run(None, None, moved.version, f"{planned.name}: promoted: {said.conclusion}")
-    if _is_worse(said) or case.state == "over":
+    if worse := _worse(said):
+        return _give_up(store, tenant, planned, worse, now)
+    if case.state == "over":
         return _give_up(store, tenant, planned, said.conclusion, now)
     return Run(None, planned.name, None, f"{planned.name} goes on: {said.conclusion}")
 
 
-def _is_worse(said: Verdict) -> bool:
-    return any(c.slice == "all" and c.difference.high < 0 for c in said.comparisons)
+def _worse(said: Verdict) -> str:
+    """In words that the proposal is worse for sure, of however few users; "" where it is not."""
+    for one in said.comparisons:
+        if one.slice == "all" and one.difference.high < 0:
+            apart = one.difference
+            return (
+                f"worse by {-apart.mean:.4g} [{-apart.high:.4g}, {-apart.low:.4g}] a slate, "
+                f"{one.n[0]} users were shown it and {one.n[1]} were not"
+            )
+    return ""
 
 
 def _give_up(store: Store, tenant: str, planned: Planned, why: str, now: float) -> Run:

@@ -185,6 +185,7 @@ def _tuning(tenants: Iterable["Tenant"]) -> Iterator[Metric]:
         frozen.add_metric((tenant.name,), int(online.frozen is not None))
         for what, n in dict(online.counts).items():
             learnt.add_metric((tenant.name, what), n)
+        learnt.add_metric((tenant.name, "held_back"), online.held_back)
         for outcome, n in dict(online.reactions).items():
             reactions.add_metric((tenant.name, outcome), n)
     yield from (version, epoch, frozen, learnt, reactions)
@@ -226,7 +227,8 @@ class JsonLines(logging.Formatter):
 
 
 def log_as_json(level: int = logging.INFO) -> None:
-    """Send all logs of this process to standard error as JSON lines."""
+    """Send all logs of this process to standard error as JSON lines, and nothing else."""
+    logging.getLogger("steerec").handlers.clear()  # a verb's notes would say warnings once more
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)

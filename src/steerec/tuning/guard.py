@@ -235,6 +235,7 @@ class Allowance:
             "used": {user: float(n) for user, n in self._used.items()},
             "in_minute": float(self._in_minute),
             "mean_minute": float(self._mean_minute),
+            "held_back": float(self.held_back),
         }
 
     def restore(self, told: Mapping[str, Any]) -> None:
@@ -243,6 +244,7 @@ class Allowance:
         self._used = {str(user): float(n) for user, n in told["used"].items()}
         self._in_minute = float(told["in_minute"])
         self._mean_minute = float(told["mean_minute"])
+        self.held_back = float(told.get("held_back", 0.0))
 
     def _turn(self, now: float) -> None:
         """A new day or minute; a clock set back starts one too, and loses only the count so far."""
