@@ -48,10 +48,12 @@ def slow_loss(flat, candidates, config):
     pull = np.full_like(theta, config.l2)
     pull[:, 0] = config.l2_bias
     total = 0.5 * float((pull * (theta - even) ** 2).sum())
-    for z, log_weight, target, phi in zip(
-        candidates.z, candidates.log_weight, candidates.target, candidates.phi, strict=True
+    for case, (z, log_weight, target, phi) in enumerate(
+        zip(candidates.z, candidates.log_weight, candidates.target, candidates.phi, strict=True)
     ):
         scores = z.astype(float) @ (theta @ phi) + log_weight
+        for item in np.flatnonzero(candidates.own[case]) if candidates.own is not None else ():
+            scores[item] += z[item].astype(float) @ (theta @ candidates.phi_own[case])
         others = np.exp(scores[target == 0]).sum()
         for at in np.flatnonzero(target):
             total -= target[at] * (scores[at] - np.log(np.exp(scores[at]) + others))
@@ -63,9 +65,33 @@ def test_known_weights_are_recovered():
     np.testing.assert_allclose(fit_theta(choices(4_000, 40), config), TRUE, atol=0.09)
 
 
-@pytest.mark.parametrize("targets", [1, 3])
-def test_the_fit_is_the_minimum_of_the_slow_obvious_loss(targets):
+def with_some_own(candidates, seed):
+    """A third of the items are their user's own; two more features, 0 but for those."""
+    rng = np.random.default_rng(seed)
+    wide = np.concatenate([candidates.phi, np.zeros_like(candidates.phi)], axis=1)
+    own = rng.random(candidates.target.shape) < 1 / 3
+    return replace(candidates, phi=wide, own=own, phi_own=np.roll(wide, 2, axis=1))
+
+
+def test_weights_of_items_of_ones_own_are_recovered_beside_those_of_all():
+    theirs, mine = TRUE, np.array([[-0.7, 0.0], [0.9, 0.4], [0.0, -0.5]])
+    plain = choices(4_000, 40)
+    candidates = with_some_own(plain, seed=1)
+    scores = np.einsum("cwh,ch->cw", plain.z, plain.phi @ theirs.T)
+    more = np.einsum("cwh,ch->cw", plain.z, plain.phi @ mine.T)
+    drawn = np.random.default_rng(2).gumbel(size=scores.shape)
+    best = (scores + candidates.own * more + drawn).argmax(axis=1)
+    candidates.target[:] = 0.0
+    candidates.target[np.arange(len(best)), best] = 1.0
+    found = fit_theta(candidates, BlendConfig(l2=0.5, l2_bias=0.5))
+    np.testing.assert_allclose(found, np.concatenate([theirs, mine], axis=1), atol=0.13)
+
+
+@pytest.mark.parametrize(("targets", "own"), [(1, False), (3, False), (1, True), (3, True)])
+def test_the_fit_is_the_minimum_of_the_slow_obvious_loss(targets, own):
     candidates = choices(60, 12)
+    if own:
+        candidates = with_some_own(candidates, seed=3)
     for row, target in enumerate(candidates.target):
         more = (target.argmax() + np.arange(targets) * 2) % 12
         candidates.target[row] = 0.0
@@ -74,11 +100,12 @@ def test_the_fit_is_the_minimum_of_the_slow_obvious_loss(targets):
     candidates.log_weight[::5, -1] = np.where(candidates.target[::5, -1] > 0, 0.0, -np.inf)
     config = BlendConfig(l2=2.0, l2_bias=1.0)
     found = descend(candidates, config).ravel()
-    slow = optimize.minimize(slow_loss, np.zeros(6), (candidates, config), method="BFGS", tol=1e-6)
+    zeros = np.zeros(len(found))
+    slow = optimize.minimize(slow_loss, zeros, (candidates, config), method="BFGS", tol=1e-6)
     np.testing.assert_allclose(found, slow.x, atol=5e-3)
     assert slow_loss(found, candidates, config) == pytest.approx(slow.fun, rel=1e-5)
     slope = optimize.approx_fprime(found, slow_loss, 1e-6, candidates, config)
-    start = optimize.approx_fprime(np.zeros(6), slow_loss, 1e-6, candidates, config)
+    start = optimize.approx_fprime(zeros, slow_loss, 1e-6, candidates, config)
     assert np.abs(slope).max() < 0.02 * np.abs(start).max()
 
 
@@ -96,9 +123,9 @@ def test_few_weighted_candidates_find_the_theta_of_the_full_softmax():
         np.random.default_rng(0),
     )
     assert picked[0].shape[1] < 70
-    few = fit_theta(Candidates(*picked, full.phi), config)
+    few = fit_theta(Candidates(*picked[:4], full.phi), config)
     np.testing.assert_allclose(few, fit_theta(full, config), atol=0.05)
-    unweighted = Candidates(picked[0], np.minimum(picked[1], 0.0), *picked[2:], full.phi)
+    unweighted = Candidates(picked[0], np.minimum(picked[1], 0.0), *picked[2:4], full.phi)
     assert np.abs(fit_theta(unweighted, config) - fit_theta(full, config)).max() > 0.1
 
 
@@ -114,7 +141,7 @@ def test_candidates_stand_for_exactly_the_ranked_items(seed, n_items, n_targets)
         row[rng.choice(n_items, min(n_targets, n_items), replace=False)] = True
     config = BlendConfig(top=5, top_head=2, drawn=10)
     unseen = rng.random(n_items) < 0.3
-    _, log_weight, share, _ = pick_candidates(z, ranked, target, unseen, config, rng)
+    _, log_weight, share, _, _ = pick_candidates(z, ranked, target, unseen, config, rng)
     stands_for = np.exp(log_weight.astype(float)).sum(axis=1)
     drawn = (log_weight > 0).any(axis=1)
     np.testing.assert_allclose(stands_for[drawn], ranked.sum(axis=1)[drawn], rtol=1e-5)

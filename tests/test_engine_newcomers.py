@@ -12,6 +12,7 @@ from steerec.engine.blend import BlendConfig
 from steerec.engine.lessons import Aids
 from steerec.engine.model import FitConfig, fit
 from steerec.engine.newcomers import (
+    LATER,
     LEAST_FIRST,
     MOST_SHARE,
     SHORT,
@@ -90,7 +91,11 @@ def test_where_people_come_back_to_things_some_are_set_aside_however_short_histo
     found = set_users_aside(split, np.random.default_rng(0), repeats=True)
     gone = np.setdiff1d(split.train.user_idx, found.train.user_idx)
     assert len(gone) == MOST_SHARE * 40
-    assert len(found.cases) == len(split.cases) + len(gone) * len(STEPS)
+    steps = [step for step in (*STEPS, *LATER) if step < 25]  # of 25 events each
+    assert len(found.cases) == len(split.cases) + len(gone) * len(steps)
+    added = found.cases.take(np.arange(len(split.cases), len(found.cases)))
+    assert sorted(added.lengths().tolist()) == sorted(steps * len(gone))
+    assert set(added.user_idx.tolist()) == set(gone.tolist())
     few = leave_last_out(people(100, 6))  # none of whom has all the steps
     assert set_users_aside(few, np.random.default_rng(0), repeats=True) is few
 

@@ -7,7 +7,16 @@ import pytest
 
 from steerec.contracts import History
 from steerec.engine.model import FitConfig, fit
-from steerec.engine.phi import DAY_S, HOURS, NO_HISTORY, Phi, PhiConfig, spans_days
+from steerec.engine.phi import (
+    DAY_S,
+    HOURS,
+    NO_HISTORY,
+    OWN,
+    SINCE_FIT,
+    Phi,
+    PhiConfig,
+    spans_days,
+)
 from steerec.errors import ConfigError
 from worlds import shop
 
@@ -91,6 +100,32 @@ def test_a_taste_may_count_from_some_events_on_only():
         one = phi.one(History.of(events), NOON, scenario=None, device=None)
         many = phi([History.of(events)], np.array([NOON]))[0]
         np.testing.assert_allclose(one, many, atol=1e-12)
+
+
+def test_what_came_after_the_fit_is_a_share_of_the_history():
+    phi = replace(PLAIN, fitted=np.array([4, 0]))
+    for user, length, share in ((0, 8, 0.5), (0, 3, 0.0), (1, 5, 1.0), (-1, 5, 1.0), (7, 2, 1.0)):
+        history = History.of([0] * length, user)
+        many = (np.log1p(length) - np.log(2)) / (np.log(11) - np.log(2))  # knots at 1 and 10
+        assert column(SINCE_FIT + "1", history, phi=phi) == pytest.approx(share * (1 - many))
+        assert column(SINCE_FIT + "10", history, phi=phi) == pytest.approx(share * many)
+        one = phi.one(history, NOON, scenario=None, device=None)
+        np.testing.assert_allclose(one, phi([history], np.array([NOON]))[0], atol=1e-12)
+    assert column(SINCE_FIT + "1", History.of([]), phi=phi) == 0.0
+    assert not any(name.startswith(SINCE_FIT) for name in PLAIN.names)
+
+
+def test_items_of_ones_own_have_length_and_fit_of_their_request_beside_and_others_nothing():
+    phi = replace(PLAIN, fitted=np.array([4]))
+    row = phi([History.of([0] * 5, 0)], np.array([NOON]))[0]
+    told = dict(zip(phi.names, row, strict=True))
+    assert not any(told[name] for name in phi.names if name.startswith(OWN))
+    mine = dict(zip(phi.names, phi.of_own(row), strict=True))
+    assert mine.pop("own:bias") == mine.pop("own:length~5") == 1.0
+    assert mine.pop("own:since_fit~1") + mine.pop("own:since_fit~10") == pytest.approx(0.2)
+    assert not any(mine.values())
+    assert phi.tells_own
+    assert not PLAIN.tells_own
 
 
 def test_places_in_the_taste_space_have_variance_one_and_tell_clusters_apart():

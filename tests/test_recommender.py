@@ -48,8 +48,11 @@ def test_the_list_is_the_blend_of_the_calibrated_heads_item_by_item():
     m, data = model(), world().data
     history = data.history(data.user_index[USER])
     phi = m.phi([history], np.array([world().now]))[0]
-    weights = m.strategy.theta @ phi
-    scores = []
+    weights, told = m.strategy.theta @ phi, dict(zip(m.phi.names, phi, strict=True))
+    columns = {name: column for column, name in enumerate(m.strategy.features)}
+    had, scores = set(history.item_idx.tolist()), []
+    assert had
+    assert columns["own:bias"]  # it is a shop: people come back to things
     for item in range(data.n_items):
         total = 0.0
         for weight, (name, head) in zip(weights, m.heads.items(), strict=True):
@@ -57,6 +60,10 @@ def test_the_list_is_the_blend_of_the_calibrated_heads_item_by_item():
             raw = head.score([head.start(history)], one, np.array([world().now]))
             if item in world().never_sold:
                 weight += m.strategy.theta[list(m.heads).index(name), -1]
+            if item in had:
+                mine = m.strategy.theta[list(m.heads).index(name)]
+                names = [column for column in columns if column.startswith("own:")]
+                weight += sum(mine[columns[n]] * told[n.removeprefix("own:")] for n in names)
             total += weight * m.calibrations[name](raw, np.array([len(history)]))[0, 0]
         scores.append(total + m.strategy.dials["unseen_items"] * (item in world().never_sold))
     best = np.argsort(-np.round(scores, 6), kind="stable")[:10]
@@ -111,18 +118,18 @@ def test_a_session_comes_after_the_stored_history_and_is_not_kept():
 def test_a_click_changes_the_next_list_within_ten_milliseconds():
     r = Recommender(refitted(), np.random.default_rng(0))
     r.recommend(Query(USER))
-    before = ids(r.recommend(Query("u0004", n=5)))
+    before = ids(r.recommend(Query("u0005", n=5)))
     took = []
     for item in ("i0001", "i0013", "i0025"):
         began = time.perf_counter()
-        r.learn(Event("u0004", item, "purchase", timestamp=world().now))
+        r.learn(Event("u0005", item, "purchase", timestamp=world().now))
         took.append(time.perf_counter() - began)
-    after = r.recommend(Query("u0004", n=5))
+    after = r.recommend(Query("u0005", n=5))
     assert ids(after) != before
-    assert "i0031" in ids(after)  # what follows i0025
+    assert "i0031" in ids(after)  # what follows i0025, new to this user
     assert min(took) < 0.010
-    assert r.history("u0004").item_idx[-1] == 25
-    assert len(r.history("u0004")) == len(world().data.history(4)) + 3
+    assert r.history("u0005").item_idx[-1] == 25
+    assert len(r.history("u0005")) == len(world().data.history(5)) + 3
 
 
 def test_what_was_learnt_equals_a_history_that_had_it_all_along():

@@ -1,8 +1,10 @@
 """Step by step: every head and the blend for people of 0, 1, 2, 5, 10 and 50 events.
 
-A fifth of the users is held out whole; nothing is learnt from them, but what the users' table tells
+A fifth of the users is held out whole; nothing is fitted on them, but what the users' table tells
 of them is known. Each is asked for after their first k events; the target is the event after those.
 With `--every` all users are, a fifth at a time, each fifth by a fit of its own on the others.
+With `--live` heads that count live count each event before the next step is asked for, user after
+user, as a running service does; without, nothing is learnt from those who are held out.
 """
 
 import argparse
@@ -25,7 +27,7 @@ from steerec.data.read import read_tables
 from steerec.data.split import Cases, Split, single_targets
 from steerec.engine.evaluate import commit, machine
 from steerec.engine.foretell import foretell
-from steerec.engine.model import FitConfig, fit
+from steerec.engine.model import FitConfig, Model, fit
 from steerec.engine.texts import encode_items, task_with_vectors
 from steerec.evaluation.intervals import Bootstrap, compare_all, intervals
 from steerec.evaluation.metrics import rank_metrics
@@ -83,12 +85,14 @@ class Foretold:
     fit_s: float
 
     @classmethod
-    def of(cls, task: Task, step: np.ndarray, config: FitConfig, seed: int) -> "Foretold":
+    def of(
+        cls, task: Task, step: np.ndarray, config: FitConfig, seed: int, *, live: bool = False
+    ) -> "Foretold":
         """By heads and weights fitted on all other users."""
         rng, began = np.random.default_rng(seed), time.perf_counter()
         model = fit(task.split.train, config, rng)
         fit_s, cases = time.perf_counter() - began, task.split.cases
-        ranks = {n: np.concatenate(r) for n, r in foretell(task, model, rng).rank.items()}
+        ranks = counted_on(task, model, rng) if live else ranked(task, model, rng)
         weights = model.weights(cases.histories(), cases.now).T
         return cls(ranks, cases.user_idx, step, dict(zip(model.heads, weights, strict=True)), fit_s)
 
@@ -121,9 +125,11 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
     heads = tuple(filter(None, options.heads.split(",")))
     config = replace(settings.fit_config(heads), holdout="last", repeats=task.repeats)
     folds = range(HELD_OUT if options.every else 1)
-    found = Foretold.together([Foretold.of(*task_of(task, fold), config, seed) for fold in folds])
+    found = Foretold.together(
+        [Foretold.of(*task_of(task, fold), config, seed, live=options.live) for fold in folds]
+    )
     return {
-        "id": f"steps-{name}-every" if options.every else f"steps-{name}",
+        "id": f"steps-{name}" + "-every" * options.every + "-live" * options.live,
         **around,
         "data": name,
         "data_hash": task.split.cases.data.content_hash,
@@ -143,6 +149,29 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
             if (found.step == k).any()  # else nobody has done so much
         },
     }
+
+
+def ranked(task: Task, model: Model, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Model → (n_cases,) place of the target."""
+    return {n: np.concatenate(r) for n, r in foretell(task, model, rng).rank.items()}
+
+
+def counted_on(task: Task, model: Model, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """As `ranked`, user after user, each event counted before the next step is asked for."""
+    cases, parts = task.split.cases, []
+    order = np.lexsort([cases.stop, cases.user_idx])
+    for user in np.unique(cases.user_idx):
+        start = upto = int(cases.data.starts[user])
+        for case in order[cases.user_idx[order] == user]:
+            for at in range(upto, int(cases.stop[case])):
+                before = cases.data.events(start, at, user)
+                for head in model.heads.values():
+                    head.observe(before, cases.data.events(at, at + 1, user))
+            upto = int(cases.stop[case])
+            alone = replace(task, split=replace(task.split, cases=cases.take(np.array([case]))))
+            parts.append(ranked(alone, model, rng))
+    back = np.argsort(order)
+    return {n: np.concatenate([part[n] for part in parts])[back] for n in parts[0]}
 
 
 def measured(
@@ -172,7 +201,8 @@ def best_head(step: Mapping[str, Any], heads: Iterable[str]) -> str:
 def lines(result: Mapping[str, Any]) -> Iterable[str]:
     """One set as Markdown: a row for each model, a column for each step."""
     steps, heads = result["steps"], result["heads"]
-    each = ", each fifth by a fit of its own" if result["id"].endswith("-every") else ""
+    each = ", each fifth by a fit of its own" if "-every" in result["id"] else ""
+    each += ", their events counted as they come" if result["id"].endswith("-live") else ""
     yield f"### {result['id']}\n"
     yield (
         f"- {result['data']}, {result['users_held_out']:,} users held out whole{each}, time-blind, "
@@ -201,6 +231,7 @@ def main() -> int:
     parser.add_argument("--heads", default="", help="only these, separated by commas")
     parser.add_argument("--encoder", help="text, hashing or none; default: as set")
     parser.add_argument("--every", action="store_true", help="hold out all users, in five fits")
+    parser.add_argument("--live", action="store_true", help="count events as a service does")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--show", action="store_true", help="print only, store nothing")
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("STEEREC_DATA_DIR"))

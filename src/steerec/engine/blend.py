@@ -54,6 +54,8 @@ class Candidates:
         target: (n_cases, width) float32, shares of the targets, summing to 1 in a row.
         unseen: (n_cases, width) bool, items that count as never seen.
         phi: (n_cases, n_features) float64.
+        own: (n_cases, width) bool, items that their user had before; None: not told apart.
+        phi_own: (n_cases, n_features) what such items have beside φ.
     """
 
     z: Floats
@@ -61,6 +63,8 @@ class Candidates:
     target: Floats
     unseen: NDArray[np.bool_]
     phi: NDArray[np.float64]
+    own: NDArray[np.bool_] | None = None
+    phi_own: NDArray[np.float64] | None = None
 
     def take(self, rows: slice | NDArray[np.bool_]) -> "Candidates":
         """Some of the cases."""
@@ -70,7 +74,27 @@ class Candidates:
             self.target[rows],
             self.unseen[rows],
             self.phi[rows],
+            None if self.own is None else self.own[rows],
+            None if self.phi_own is None else self.phi_own[rows],
         )
+
+    def scores(self, theta: NDArray[np.float64]) -> Floats:
+        """(n_cases, width) float32: Σ w z under this θ."""
+        w = (self.phi @ theta.T).astype(np.float32)
+        found: Floats = np.matmul(self.z, w[:, :, None])[:, :, 0]
+        if self.own is not None and self.phi_own is not None:
+            more = (self.phi_own @ theta.T).astype(np.float32)
+            found += self.own * np.matmul(self.z, more[:, :, None])[:, :, 0]
+        return found
+
+    def slope(self, by_score: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(n_heads, n_features): of a sum over `scores`, given its slope (n_cases, width) there."""
+        by_w = np.matmul(by_score[:, None, :], self.z)[:, 0]
+        found = by_w.T.astype(np.float64) @ self.phi
+        if self.own is not None and self.phi_own is not None:
+            by_more = np.matmul((by_score * self.own)[:, None, :], self.z)[:, 0]
+            found += by_more.T.astype(np.float64) @ self.phi_own
+        return np.asarray(found)
 
 
 @dataclass(frozen=True)
@@ -111,7 +135,7 @@ def pick_candidates(
     unseen: NDArray[np.bool_],
     config: BlendConfig,
     rng: np.random.Generator,
-) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
+) -> tuple[Floats, Floats, Floats, NDArray[np.bool_], NDArray[np.int64]]:
     """Choose for each case the items that decide its softmax.
 
     Args:
@@ -121,7 +145,7 @@ def pick_candidates(
         unseen: (n_items,), items that count as never seen.
 
     Returns:
-        z, log_weight, target and unseen of the chosen items, as in Candidates.
+        z, log_weight, target and unseen of the chosen items, as in Candidates, and the items.
     """
     n_heads, n_cases, n_items = z.shape
     even = np.where(ranked, z.mean(axis=0), -np.inf)
@@ -148,7 +172,7 @@ def pick_candidates(
     share /= np.maximum(share.sum(axis=1, keepdims=True), 1.0)
     picked = np.ascontiguousarray(np.moveaxis(z[:, rows, chosen], 0, 2))
     log_weight = np.where(use, log_weight, -np.inf).astype(np.float32)
-    return picked, log_weight, share, unseen[chosen]
+    return picked, log_weight, share, unseen[chosen], chosen
 
 
 def fit_weights(examples: Examples, config: BlendConfig) -> tuple[NDArray[np.float64], float]:
@@ -184,8 +208,7 @@ def _top_heavy(candidates: Candidates, theta: NDArray[np.float64]) -> Candidates
 
     A basket holds items that no list of ten could have held; they should not steer the ten.
     """
-    w = (candidates.phi @ theta.T).astype(np.float32)
-    scores = np.matmul(candidates.z, w[:, :, None])[:, :, 0]
+    scores = candidates.scores(theta)
     scores[np.isneginf(candidates.log_weight)] = -np.inf
     rank = np.argsort(np.argsort(-scores, axis=1), axis=1)
     nearness: Floats = (1 / (1 + rank / TOP_HALF)).astype(np.float32)
@@ -202,23 +225,21 @@ def descend(candidates: Candidates, config: BlendConfig) -> NDArray[np.float64]:
     Raises:
         DataError: if it is no number.
     """
-    told = candidates.target.sum(axis=1) > 0
-    z, log_weight = candidates.z[told], candidates.log_weight[told]
-    target, phi = candidates.target[told], candidates.phi[told]
-    n_heads, n_features = z.shape[2], phi.shape[1]
+    told = candidates.take(candidates.target.sum(axis=1) > 0)
+    log_weight, target = told.log_weight, told.target
+    n_heads, n_features = told.z.shape[2], told.phi.shape[1]
     even = np.zeros((n_heads, n_features))
     even[:, 0] = 1 / n_heads
-    if len(z) == 0:
+    if len(target) == 0:
         return even
     pull = np.full((n_heads, n_features), config.l2)
     pull[:, 0] = config.l2_bias
     hit = target > 0
-    wanted = np.einsum("cwh,cw->ch", z, target)  # mean z of the targets
+    wanted = told.slope(target)
 
     def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         theta = flat.reshape(n_heads, n_features)
-        w = (phi @ theta.T).astype(np.float32)
-        scores = np.matmul(z, w[:, :, None])[:, :, 0] + log_weight
+        scores = told.scores(theta) + log_weight
         top = scores.max(axis=1, keepdims=True)
         mass = np.exp(scores - top)
         others = np.where(hit, 0.0, mass)
@@ -226,9 +247,8 @@ def descend(candidates: Candidates, config: BlendConfig) -> NDArray[np.float64]:
         both = np.where(hit, mass + rest, 1.0)
         p = target * (mass / both)  # 0 off the targets
         p += others * (target / both).sum(axis=1, keepdims=True)
-        expected = np.matmul(p[:, None, :], z)[:, 0]
-        value = (target * np.log(both)).sum() + top.sum() - (w * wanted).sum()
-        gradient = (expected - wanted).T.astype(np.float64) @ phi
+        value = (target * np.log(both)).sum() + top.sum() - (theta * wanted).sum()
+        gradient = told.slope(p) - wanted
         off = theta - even
         return float(value) + 0.5 * float((pull * off**2).sum()), (gradient + pull * off).ravel()
 
@@ -242,10 +262,8 @@ def descend(candidates: Candidates, config: BlendConfig) -> NDArray[np.float64]:
 
 def losses(candidates: Candidates, theta: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n_told,) cross-entropy in nats of each case that has a target, as `descend` sums it."""
-    told = candidates.target.sum(axis=1) > 0
-    target = candidates.target[told]
-    w = (candidates.phi[told] @ theta.T).astype(np.float32)
-    scores = np.matmul(candidates.z[told], w[:, :, None])[:, :, 0] + candidates.log_weight[told]
+    told = candidates.take(candidates.target.sum(axis=1) > 0)
+    target, scores = told.target, told.scores(theta) + told.log_weight
     top = scores.max(axis=1, keepdims=True)
     mass = np.exp(scores - top)
     rest = np.where(target > 0, 0.0, mass).sum(axis=1, keepdims=True)
@@ -265,7 +283,7 @@ def with_newcomers(
         column: the feature that is 1 for an empty history, else 0.
         candidates: cases without history.
     """
-    alone = replace(candidates, phi=np.ones((len(candidates.z), 1)))
+    alone = replace(candidates, phi=np.ones((len(candidates.z), 1)), own=None)
     theta = theta.copy()
     theta[:, column] = fit_theta(alone, config)[:, 0] - theta[:, 0]
     return theta
@@ -339,13 +357,13 @@ def with_unseen(
     """
     if not (candidates.target * candidates.unseen).any():
         return theta, 0.0
-    w = (candidates.phi @ theta.T).astype(np.float32)
-    known = np.matmul(candidates.z, w[:, :, None])[:, :, 0]
+    known = candidates.scores(theta)
     z = np.concatenate([candidates.z, np.ones((*known.shape, 1), np.float32)], axis=2)
     z *= candidates.unseen[:, :, None]
     alone = np.ones((len(z), 1))
     log_weight = candidates.log_weight + known
-    more = descend(replace(candidates, z=z, log_weight=log_weight, phi=alone), config)[:, 0]
+    new = replace(candidates, z=z, log_weight=log_weight, phi=alone, own=None)
+    more = descend(new, config)[:, 0]
     more[~z.any(axis=(0, 1))] = 0.0
     theta = theta.copy()
     theta[:, column] = more[:-1]
@@ -356,7 +374,7 @@ def with_unseen(
 
 
 def _bounded(
-    nats: float, scores: NDArray[np.float64], candidates: Candidates, most: float
+    nats: float, scores: NDArray[np.floating], candidates: Candidates, most: float
 ) -> float:
     """The nats of items never seen, lowered until known targets lose no more than `most`.
 
@@ -380,7 +398,7 @@ def _bounded(
     return low
 
 
-def _mean_ndcg(scores: NDArray[np.float64], log_weight: Floats, target: Floats) -> float:
+def _mean_ndcg(scores: NDArray[np.floating], log_weight: Floats, target: Floats) -> float:
     """NDCG@10 of single targets, summed over their shares; a drawn item stands for many."""
     found = 0.0
     for column in range(int(np.count_nonzero(target, axis=1).max(initial=0))):

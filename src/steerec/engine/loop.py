@@ -52,6 +52,8 @@ class Board:
         allowed: (n, n_items), what may be shown.
         unseen: (n_items,), items that were without events when the heads were fitted.
         truth: (n, n_items) float32 P(click | examined): only oracles may look.
+        beside: (n, n_items) float32 nats of items of each one's own, by the θ fitted offline; None:
+            the model does not tell them apart.
     """
 
     visit: Visit
@@ -62,6 +64,7 @@ class Board:
     allowed: NDArray[np.bool_]
     unseen: NDArray[np.bool_]
     truth: Floats
+    beside: Floats | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,17 +169,25 @@ class Stage:
         progress = self.slates / self.config.slates
         times = self.world.start_s + visit.time
         people = [self.histories[v] for v in visit.visitor]
+        z = self._z(people, times)
         allowed = ~self.hidden[visit.visitor] & (self.world.arrives <= progress)
         return Board(
             visit=visit,
             progress=progress,
             now=self._now(visit),
             phi=self.model.phi(people, times),
-            z=self._z(people, times),
+            z=z,
             allowed=allowed,
             unseen=self.model.unseen,
+            beside=self._beside(people, times, z),
             truth=self.world.interest(progress)[visit.visitor],
         )
+
+    def _beside(self, people: list[History], times: Times, z: Floats) -> Floats | None:
+        """See Board."""
+        if not self.model.phi.tells_own:
+            return None
+        return self.model.of_own(z, people, None, times)
 
     def _now(self, visit: Visit) -> float:
         """Seconds since the start; a world without clock has one by slates."""

@@ -33,6 +33,7 @@ from steerec.engine.fused import Fused
 from steerec.engine.kin import with_kin
 from steerec.engine.lessons import Aids, Teacher, early_heads, late_heads, trained_on
 from steerec.engine.newcomers import TASTE_FROM, first_steps, set_users_aside
+from steerec.engine.own import had_before, joined_own, with_own
 from steerec.engine.phi import UNSEEN_ITEM, Phi, PhiConfig, spans_days, without_hours
 from steerec.engine.pool import PoolConfig
 from steerec.engine.scorer import Scorer, for_each
@@ -153,7 +154,21 @@ class Model:
         if new.any():
             more, dial = self.for_unseen
             blend[:, new] += np.einsum("h,hcn->cn", more.astype(np.float32), z[:, :, new]) + dial
+        if self.phi.tells_own:
+            blend += self.of_own(z, histories, items, now)
         return np.asarray(blend)
+
+    def of_own(
+        self, z: Floats, histories: Sequence[History], items: Indices | None, now: Times
+    ) -> Floats:
+        """(n_histories, n) float32: nats that items of each one's own history get beside Σ w z."""
+        more = self.phi.of_own(self.phi(histories, now)) @ self.strategy.theta.T
+        nats = np.zeros(z.shape[1:], np.float32)
+        for row, history in enumerate(histories):
+            had = had_before(history, self.data.n_items)
+            own = np.flatnonzero(had if items is None else had[items])
+            nats[row, own] = more[row].astype(np.float32) @ z[:, row, own]
+        return nats
 
     @cached_property
     def unseen(self) -> NDArray[np.bool_]:
@@ -228,6 +243,7 @@ def fit(
     began = time.perf_counter()
     phi = Phi.fit(split.train, config.phi)
     phi = replace(phi, taste_from=TASTE_FROM) if few else phi
+    phi = replace(phi, fitted=np.diff(split.train.starts)) if repeats else phi
     first = _FirstRound(early, phi, repeats, config, unseen, absent, few)
     calibrations, examples = _learn_from(split, first, rng)
     teacher.seconds["calibrate"] = time.perf_counter() - began
@@ -241,6 +257,7 @@ def fit(
     dials = {UNSEEN_DIAL: weights.unseen_nats}
     strategy = Strategy(tuple(final), phi.names, weights.theta, dials=dials)
     curves = {name: calibrations[name] for name in final}
+    phi = replace(phi, fitted=np.diff(data.starts)) if repeats else phi
     model = Model(data, final, curves, phi, strategy, repeats, teacher.seconds, say=weights.say)
     return _with_fused(model, config.pool, rng.spawn(1)[0])
 
@@ -388,8 +405,12 @@ def _candidates(
         z = _calibrated(scorer, calibrations, chosen, lengths)
         ranked = rankable(cases, start, stop, repeats=first.repeats) & ~first.absent
         target = target_mask(cases, start, stop)
-        picked = pick_candidates(z, ranked, target, first.unseen, first.config.blend, rng)
-        parts.append(Candidates(*picked, first.phi(histories, cases.now[start:stop])))
+        z, log_weight, share, unseen, items = pick_candidates(
+            z, ranked, target, first.unseen, first.config.blend, rng
+        )
+        phi = first.phi(histories, cases.now[start:stop])
+        part = Candidates(z, log_weight, share, unseen, phi)
+        parts.append(with_own(part, items, histories, first.phi))
     return _join(parts)
 
 
@@ -424,6 +445,7 @@ def _join(parts: list[Candidates]) -> Candidates:
         np.concatenate([pad(p.target, 0.0) for p in parts]),
         np.concatenate([pad(p.unseen, 0) for p in parts]),
         np.concatenate([p.phi for p in parts]),
+        *joined_own(parts, pad),
     )
 
 

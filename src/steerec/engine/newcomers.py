@@ -7,6 +7,7 @@ import numpy as np
 from steerec.data.split import Cases, Split, single_targets
 
 STEPS = (0, 1, 2, 5, 10)  # events after which a user set aside is foretold: knots of φ
+LATER = (20, 50)  # and these, where people come back to things
 SHORT = 12  # histories up to this length are short
 ENOUGH = 0.2  # share of the cases that are short, from which nobody need be set aside
 MOST_USERS = 200  # set aside,
@@ -38,7 +39,9 @@ def set_users_aside(split: Split, rng: np.random.Generator, *, repeats: bool) ->
     aside[rng.choice(active, n_users, replace=False)] = True
     rest = train.take(~aside[train.user_idx])
     known = np.bincount(rest.item_idx, minlength=rest.n_items) > 0
-    positions = (cases.data.starts[:-1][aside][:, None] + np.array(STEPS)).ravel()
+    steps = np.array(STEPS + LATER if repeats else STEPS)
+    positions = cases.data.starts[:-1][aside][:, None] + steps
+    positions = positions[positions < cases.data.starts[1:][aside][:, None]]
     positions = positions[known[cases.data.item_idx[positions]]]
     return Split(rest, joined(cases, single_targets(cases.data, positions)))
 

@@ -19,11 +19,16 @@ NO_HISTORY = "length~0"  # the one column that is on for empty histories only
 UNSEEN_ITEM = (
     "unseen_item"  # a feature of the item: 0 in φ of a request, 1 for items without events
 )
+SINCE_FIT = "since_fit~"  # share of a history that came after the fit, at a few events and at more
+OWN = "own:"  # features of an item that its user had before: 0 in φ of a request, as UNSEEN_ITEM
 HOURS = ("day_sin", "day_cos")  # where the request lies in its day
 LEAST_DAYS = 3.0  # that moments must span before weights may depend on the hour
+SINCE_FIT_LENGTHS = (1, 10)  # knots of its hats, in events
 GAPS_S = (10.0, 3_600.0, DAY_S, 30 * DAY_S)  # knots of the recency hats
 _LENGTH_KNOTS = np.log1p(np.array(LENGTHS, np.float64))
 _GAP_KNOTS = np.log(np.array(GAPS_S))
+_SINCE_FIT_KNOTS = np.log1p(np.array(SINCE_FIT_LENGTHS, np.float64))
+_SINCE_FIT: list[float] = _SINCE_FIT_KNOTS.tolist()
 _LENGTHS: list[float] = _LENGTH_KNOTS.tolist()
 _GAPS: list[float] = _GAP_KNOTS.tolist()
 
@@ -51,11 +56,14 @@ class Phi:
             0) without encoder vectors.
         taste_from: events from which a history tells of a taste; one or two may not, where their
             weights are fitted on few people and tastes on others.
+        fitted: (n_users,) events of each user that the heads were fitted on; None: it is not asked
+            whether they have learnt from a person.
     """
 
     config: PhiConfig
     projection: Floats
     taste_from: int = 1
+    fitted: NDArray[np.int64] | None = None
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -68,8 +76,41 @@ class Phi:
             *(f"taste{d}" for d in range(self.projection.shape[1])),
             *(f"scenario={s}" for s in self.config.scenarios),
             *(f"device={d}" for d in self.config.devices),
+            *(SINCE_FIT + str(n) for n in self._since_fit_lengths),
+            *(OWN + name for name in self._told_of_own),
             UNSEEN_ITEM,
         )
+
+    @property
+    def _since_fit_lengths(self) -> tuple[int, ...]:
+        return () if self.fitted is None else SINCE_FIT_LENGTHS
+
+    @property
+    def _told_of_own(self) -> tuple[str, ...]:
+        """Features of the request that an own item has once more, with weights beside."""
+        if self.fitted is None:
+            return ()
+        since_fit = (SINCE_FIT + str(n) for n in SINCE_FIT_LENGTHS)
+        return ("bias", *(f"length~{n}" for n in LENGTHS if n), *since_fit)
+
+    def of_own(self, phi: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(…, n_features): what own items have beside φ (…, n_features) of their request."""
+        more = np.zeros_like(phi)
+        own, request = self._own_columns
+        more[..., own] = phi[..., request]
+        return more
+
+    @cached_property
+    def _own_columns(self) -> tuple[list[int], list[int]]:
+        """Columns of own items, and those of the request that they take after."""
+        at = {name: column for column, name in enumerate(self.names)}
+        told = self._told_of_own
+        return [at[OWN + name] for name in told], [at[name] for name in told]
+
+    @property
+    def tells_own(self) -> bool:
+        """Whether items that a user had before have weights beside the others'."""
+        return bool(self._told_of_own)
 
     @classmethod
     def fit(cls, data: Dataset, config: PhiConfig) -> "Phi":
@@ -111,6 +152,10 @@ class Phi:
             np.broadcast_to(np.array(placed), (n, len(placed))),
             np.zeros((n, 1)),
         ]
+        if self.fitted is not None:
+            share = np.array([self._since_fit(h) for h in histories]).reshape(n, 1)
+            columns.insert(-1, share * _hats(np.log1p(length), _SINCE_FIT_KNOTS))
+            columns.insert(-1, np.zeros((n, len(self._told_of_own))))
         return np.concatenate(columns, axis=1)
 
     def one(
@@ -136,7 +181,19 @@ class Phi:
         told = [*(scenario == s for s in self.config.scenarios)]
         told += [device == d for d in self.config.devices]
         row[at : at + len(told)] = told
+        if self.fitted is not None:
+            at += len(told)
+            _put_hats(row, at, log1p(history.n_told), _SINCE_FIT)
+            row[at : at + len(_SINCE_FIT)] *= self._since_fit(history)
         return row
+
+    def _since_fit(self, history: History) -> float:
+        """Share of the history that came after the fit: 1 for a person new since then."""
+        n, user = len(history), history.user_idx
+        if n == 0 or self.fitted is None:
+            return 0.0
+        fitted = int(self.fitted[user]) if 0 <= user < len(self.fitted) else 0
+        return max(1 - fitted / n, 0.0)
 
     def _tastes(self, histories: Sequence[History]) -> NDArray[np.float64]:
         """(n, taste_dims): mean place of the 20 newest items, shrunk for short histories."""

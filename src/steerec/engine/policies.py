@@ -84,6 +84,7 @@ class FixedBlend:
     Attributes:
         theta: of each half of the run.
         nats: what an item without events gets beside.
+        beside: whether items of one's own get what the model has for them.
     """
 
     name: str
@@ -91,6 +92,7 @@ class FixedBlend:
     unseen_column: int
     nats: float
     temperature: float
+    beside: bool = True
 
     @classmethod
     def frozen(cls, model: Model, temperature: float) -> "FixedBlend":
@@ -106,13 +108,14 @@ class FixedBlend:
         theta = np.zeros_like(model.strategy.theta)
         theta[:, 0] = 1 / len(theta)
         column = model.strategy.features.index(UNSEEN_ITEM)
-        return cls("uniform", (theta, theta), column, 0.0, temperature)
+        return cls("uniform", (theta, theta), column, 0.0, temperature, beside=False)
 
     def weigh(self, board: Board) -> Floats:
         """See Policy."""
         theta = self.theta[int(board.progress >= 0.5)]
         more = np.broadcast_to(theta[:, self.unseen_column], (len(board.phi), len(theta)))
-        return blended(board, board.phi @ theta.T, more, self.nats)
+        scores = blended(board, board.phi @ theta.T, more, self.nats)
+        return scores if board.beside is None or not self.beside else scores + board.beside
 
     def learn(self, board: Board, served: Served) -> None:
         """See Policy: nothing."""

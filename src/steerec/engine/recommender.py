@@ -19,6 +19,7 @@ from steerec.contracts import (
     Slate,
 )
 from steerec.engine.about import about_of
+from steerec.engine.beside import Beside
 from steerec.engine.calibrate import Curves
 from steerec.engine.likeness import Likeness
 from steerec.engine.model import Model
@@ -46,7 +47,7 @@ class Scored:
     Attributes:
         items: (n,) the candidates, rising.
         z, weights: (n_heads, n) and (n_heads,), for the heads in `names`, which answered.
-        extra: (n,) float64 nats beside Σ w z, for items without events.
+        extra: (n,) float64 nats beside Σ w z, for items without events or of one's own.
         blend: (n,) float64, Σ w z + extra.
         phi: (n_features,) of the request.
         allowed: (n_items,), the hard rules over the whole catalogue.
@@ -285,11 +286,12 @@ class Recommender:
         phi = self._phi(query, person.history, now)
         weights = self._of(self._weights(phi, theta, turn), names)
         curves = self._curves(names, person.history.n_told)
+        had = self._beside.had(person.history)
         if narrow:
-            kept = self._contenders(raw, curves, weights, allowed, items, n=query.n)
+            kept = self._contenders(raw, curves, weights, (allowed, had), items, n=query.n)
             items, raw = _only(items, raw, kept)
         z = curves.exactly(raw) if self._compiled else curves(raw)
-        extra = self._extra(z, names, items)
+        extra = self._beside.nats(z, names, items, phi, had)
         return Scored(
             person=person,
             now=now,
@@ -337,16 +339,20 @@ class Recommender:
         raw: Floats,
         curves: Curves,
         weights: NDArray[np.float64],
-        allowed: NDArray[np.bool_],
+        flags: tuple[NDArray[np.bool_], NDArray[np.bool_] | None],
         items: Indices,
         *,
         n: int,
     ) -> Indices | slice:
-        """Places of the items that can come into the pool."""
+        """Places of the items that can come into the pool.
+
+        Args:
+            flags: (n_items,) which may be shown, and which the user had before; see `Beside.had`.
+        """
         most = max(self.pool.top, n)
         if len(items) <= WORTH_NARROWING * most:
             return slice(None)
-        may, sure = allowed, self.model.unseen
+        may, sure = flags[0], self._beside.apart(flags[1])
         if items is not self._all_items:
             may, sure = may[items], sure[items]
         each = self.pool.top_head
@@ -391,22 +397,6 @@ class Recommender:
         heads = self.model.strategy.heads
         return numbers if names == heads else numbers[[heads.index(name) for name in names]]
 
-    def _extra(self, z: Floats, names: tuple[str, ...], items: Indices) -> NDArray[np.float64]:
-        """(n,): nats that the strategy adds for items without events."""
-        extra = np.zeros(len(items))
-        if not self._any_unseen:
-            return extra
-        new = np.flatnonzero(self.model.unseen[items])
-        if len(new):
-            more, nats = self._for_unseen(names)
-            extra[new] = more @ z.take(new, axis=1) + nats
-        return extra
-
-    def _for_unseen(self, names: tuple[str, ...]) -> tuple[NDArray[np.float64], float]:
-        """What an item without events gets more: (n_names,) weights, and nats beside."""
-        more, nats = self.model.for_unseen
-        return self._of(more, names), nats
-
     def choices(
         self, scored: Scored, places: Indices, propensity: Floats | None = None
     ) -> tuple[Choice, ...]:
@@ -416,10 +406,8 @@ class Recommender:
             propensity: (n_places,); None: all 1.
         """
         items = scored.items[places]
-        weights = scored.weights
-        if self._any_unseen and (new := self.model.unseen[items]).any():
-            weights = np.repeat(weights[None], len(items), axis=0)
-            weights[new] += self._for_unseen(scored.names)[0]
+        history = scored.person.history
+        weights = self._beside.weights(scored.weights, scored.names, items, scored.phi, history)
         z = scored.z[:, places].T
         parts = weights * z
         # A head that counts against speaks for what it finds unlikely: no reason to give.
@@ -440,8 +428,8 @@ class Recommender:
         return self.compiled and loaded()
 
     @cached_property
-    def _any_unseen(self) -> bool:
-        return bool(self.model.unseen.any())
+    def _beside(self) -> Beside:
+        return Beside(self.model)
 
     @cached_property
     def _all_items(self) -> Indices:

@@ -13,7 +13,7 @@ from steerec.engine.recommender import Recommender, Scored
 from steerec.engine.sampler import Drawn, SamplerConfig, draw, seed_of
 from steerec.store.impressions import Impression
 
-EXTRA = "unseen_items"  # a column beside the heads: nats that the strategy adds to the item itself
+EXTRA = "beside"  # a column beside the heads: nats that the strategy adds to the item itself
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,7 @@ def _write(model: Model, folder: Path, now: float | None) -> None:
             "config": vars(model.phi.config),
             "names": model.phi.names,
             "taste_from": model.phi.taste_from,
+            "since_fit": model.phi.fitted is not None,
         },
         "strategy": _strategy_to_json(model.strategy),
         "files": {
@@ -266,6 +267,7 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> Model:
         for key, value in manifest["phi"]["config"].items()
     }
     places = np.load(folder / "phi.npy", allow_pickle=False)
+    fitted = np.diff(data.starts) if manifest["phi"].get("since_fit") else None
     told = manifest["strategy"]
     strategy = Strategy(
         heads=tuple(told["heads"]),
@@ -278,7 +280,7 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> Model:
         data=data,
         heads=heads,
         calibrations={n: calibration_from_json(c) for n, c in manifest["calibrations"].items()},
-        phi=Phi(PhiConfig(**phi), places, manifest["phi"].get("taste_from", 1)),
+        phi=Phi(PhiConfig(**phi), places, manifest["phi"].get("taste_from", 1), fitted),
         strategy=strategy,
         repeats=manifest["repeats"],
         seconds=manifest["seconds"],

@@ -59,6 +59,7 @@ class _Logged:
     served: Served
     visitor: NDArray[np.int32]
     offset: NDArray[np.float64]
+    beside: Floats | None
 
     def scores(self, theta: Theta, column: int, nats: float) -> NDArray[np.float64]:
         """(n, n_pool): w·z under θ with each person's own offset, -inf where there is no item."""
@@ -67,6 +68,7 @@ class _Logged:
         found = np.einsum("nh,nph->np", w, z)
         more = np.einsum("h,nph->np", theta[:, column].astype(np.float32), z) + np.float32(nats)
         found += np.where(self.unseen, more, np.float32(0))
+        found += 0 if self.beside is None else self.beside
         return np.where(self.served.pool >= 0, found, -np.inf)
 
 
@@ -109,7 +111,8 @@ class Tuned:
         weights = np.where(control[:, None], board.phi @ self.promoted.T, live) + self._own
         column = self._column
         more = np.where(control[:, None], self.promoted[:, column], self._epoch.theta[:, column])
-        return blended(board, weights, more, self._nats)
+        scores = blended(board, weights, more, self._nats)
+        return scores if board.beside is None else scores + board.beside
 
     def learn(self, board: Board, served: Served) -> None:
         """See Policy."""
@@ -267,7 +270,8 @@ def _logged(board: Board, served: Served, offset: NDArray[np.float64]) -> _Logge
     z = np.moveaxis(board.z[:, rows, served.pool], 0, 2)  # -1 reads the last item, and is not open
     short: NDArray[np.float16] = np.where(served.pool[:, :, None] >= 0, z, 0.0).astype(np.float16)
     unseen = board.unseen[served.pool] & (served.pool >= 0)
-    return _Logged(short, board.phi, unseen, served, board.visit.visitor, offset)
+    beside = None if board.beside is None else board.beside[rows, served.pool]
+    return _Logged(short, board.phi, unseen, served, board.visit.visitor, offset, beside)
 
 
 def _shown(logged: _Logged, row: int, *, gamma: float, nats: float, column: int) -> Observed:
@@ -279,5 +283,6 @@ def _shown(logged: _Logged, row: int, *, gamma: float, nats: float, column: int)
     phi[:, column] = unseen
     reward = logged.served.clicks[row, : len(at)].astype(np.float64)
     extra = gamma * nats * unseen
+    extra = extra if logged.beside is None else extra + gamma * logged.beside[row, at]
     z = logged.z[row, at].astype(np.float64)
     return Observed(z, phi, np.arange(1, len(at) + 1), reward, np.ones(len(at)), extra)

@@ -67,7 +67,7 @@ def weigh(
 def says(examples: Examples, theta: NDArray[np.float64]) -> dict[str, float]:
     """Head → its share of the spread of the scores within a case, where it is greatest.
 
-    Looked at are held-out cases, newcomers, and items never seen.
+    Looked at are held-out cases, newcomers, items never seen, and items of one's own.
     """
     usual = _shares(of_seen(examples.held_out), theta)
     share = np.maximum(usual, _apart(examples, theta))
@@ -106,13 +106,18 @@ def gains(examples: Examples, config: BlendConfig) -> dict[str, float]:
 
 
 def _apart(examples: Examples, theta: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n_heads,): each one's share where newcomers or items never seen are scored."""
+    """(n_heads,): each one's share among newcomers, items never seen, and items of one's own."""
     cases = examples.held_out
     hidden = np.where(cases.unseen, cases.log_weight, -np.inf).astype(np.float32)
     phi = cases.phi.copy()
     phi[:, examples.features.index(UNSEEN_ITEM)] = 1.0
-    unseen = _shares(replace(cases, log_weight=hidden, phi=phi), theta)
-    return np.maximum(_shares(of_seen(examples.newcomers), theta), unseen)
+    unseen = _shares(replace(cases, log_weight=hidden, phi=phi, own=None), theta)
+    found = np.maximum(_shares(of_seen(examples.newcomers), theta), unseen)
+    if cases.own is None or cases.phi_own is None:
+        return found
+    others = np.where(cases.own, cases.log_weight, -np.inf).astype(np.float32)
+    both = replace(cases, log_weight=others, phi=cases.phi + cases.phi_own, own=None)
+    return np.maximum(found, _shares(of_seen(both), theta))
 
 
 def _shares(candidates: Candidates, theta: NDArray[np.float64]) -> NDArray[np.float64]:

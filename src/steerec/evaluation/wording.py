@@ -67,6 +67,7 @@ TRACKS: Mapping[str, str] = {
 }
 
 
+OWN_ITEMS = "own:"  # before the name of a feature that weighs for items of one's own only
 _FEATURES: Mapping[str, str] = {
     "bias": "always",
     "length~0": "no history",
@@ -85,9 +86,13 @@ def feature_words(name: str) -> str:
     """A feature of the request in words: `length~20` is a history of about 20 events."""
     if name in _FEATURES:
         return _FEATURES[name]
+    if name.startswith(OWN_ITEMS):
+        return f"items had before: {feature_words(name.removeprefix(OWN_ITEMS))}"
     kind, _, number = name.partition("~")
     if kind == "length":
         return f"history of about {number} events"
+    if kind == "since_fit":
+        return f"history that came after the fit, of about {number} events"
     if name.startswith("taste"):
         return f"taste, direction {int(name.removeprefix('taste')) + 1}"
     return name.replace("=", " ").replace("_", " ")

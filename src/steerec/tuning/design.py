@@ -10,8 +10,19 @@ from steerec.errors import ConfigError
 from steerec.tuning.observed import Doubles, Epoch, Observed
 
 MOST_DIMS = 256
+OFFLINE = "own:"  # columns that hold for items of one's own alone; no row of a page has them
 # What is worth learning online first; a column of no kind named here comes last.
-KINDS = ("bias", "scenario=", "length~", "device=", "unseen_item", "gap~", "day_", "taste")
+KINDS = (
+    "bias",
+    "scenario=",
+    "length~",
+    "device=",
+    "unseen_item",
+    "since_",
+    "gap~",
+    "day_",
+    "taste",
+)
 
 
 def choose_columns(
@@ -19,7 +30,8 @@ def choose_columns(
 ) -> tuple[int, ...]:
     """The columns of φ that are learnt online, as many as `most` numbers allow, in their order.
 
-    Nothing is projected: a column left out keeps the weights of the offline fit.
+    Nothing is projected: a column left out keeps the weights of the offline fit, as do those of
+    items of one's own, which the log holds as nats beside.
 
     Raises:
         ConfigError: if not even one column has room.
@@ -30,7 +42,8 @@ def choose_columns(
             f"tuning: {n_heads} heads and {n_positions} places need more than {most} numbers; "
             "use fewer heads or fewer places"
         )
-    order = sorted(range(len(features)), key=lambda column: _kind(features[column]))
+    learnt = [c for c in range(len(features)) if not features[c].startswith(OFFLINE)]
+    order = sorted(learnt, key=lambda column: _kind(features[column]))
     return tuple(sorted(order[:room]))
 
 
