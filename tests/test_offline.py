@@ -12,7 +12,7 @@ from steerec.cli import app
 from steerec.contracts import Event, Query
 from steerec.engine.experiments import follow_experiments, start
 from steerec.engine.live_config import LiveConfig, ScenarioConfig
-from steerec.engine.logged import rewarded
+from steerec.engine.logged import rewarded, rows_after
 from steerec.engine.offline import AUTHOR, learnt_theta, slates_of, tune
 from steerec.engine.proposals import searched_theta
 from steerec.engine.ramps import tune_or_ramp
@@ -56,6 +56,33 @@ def test_rewards_are_those_of_the_clicks(clicked):
     assert len(found.log) == 1_500
     n_clicks = len(store.log.read("shop", limit=100_000))
     assert found.log.reward.sum() == pytest.approx(0.2 * n_clicks)  # a click is worth 0.2
+
+
+def test_the_log_is_read_in_order_and_each_row_once(clicked, monkeypatch):
+    store, _ = clicked
+    n_read = 0
+
+    def counted(read):
+        def reading(*given, **named):
+            nonlocal n_read
+            found = read(*given, **named)
+            n_read += len(found)
+            return found
+
+        return reading
+
+    for part in (store.shown, store.log):
+        monkeypatch.setattr(part, "read", counted(part.read))
+    monkeypatch.setattr("steerec.engine.logged.AT_ONCE", 7)
+    places, reached = [], []
+    for rows, upto in rows_after(store, "shop", 3, upto=800):
+        places += [row.seq for row in rows]
+        reached.append(upto)
+    last = store.last_seq("shop")
+    assert places == list(range(4, reached[-1] + 1))
+    assert 800 <= reached[-1] < 820 < last
+    assert reached == sorted(set(reached))
+    assert n_read <= len(places) + 2 * 7
 
 
 def test_logged_propensities_are_those_of_the_present_strategy(clicked):
@@ -263,7 +290,9 @@ def test_the_verbs_show_compare_promote_and_roll_back(clicked, tmp_path, monkeyp
     assert "new visitors:" in said("strategy", "show")
     assert "somebody" in said("strategy", "list")
     assert "No difference" in said("strategy", "diff", "1", "2")
-    assert "Version 2 is in force." in said("strategy", "promote", "2")
+    long = "[as told by hand] " + "so that it is tried " * 9
+    assert "Version 2 is in force." in said("strategy", "promote", "2", "--reason", long.strip())
+    assert long.strip() in said("strategy", "show")  # on one line, and no markup
     assert "instead of 2" in said("strategy", "rollback")
     assert "Version 1, by fit" in said("strategy", "show")
     assert "services go on with that one" in said("strategy", "promote", "3")

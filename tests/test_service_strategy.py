@@ -73,6 +73,14 @@ def test_metrics_tell_what_tuning_read_and_that_the_guard_stopped_it(shop):
     promotions = shop.get("/api/strategy/history").json()["promotions"]
     assert promotions[0]["author"] == "guard"
     assert "worse" in promotions[0]["reason"]
+    inforce = shop.get("/api/strategy").json()
+    assert inforce["frozen"]["reason"] == promotions[0]["reason"]
+    assert inforce["words"][-1].startswith("The online tuner stands still until ")
+    assert inforce["words"][1].startswith("  new visitors: ")
+    assert (inforce["online"], inforce["live_theta"]) == (None, None)
+    earned = shop.get("/api/strategy?gains=true").json()
+    assert sum(arm["slates"] for arm in earned["online"]["arms"].values()) == 1
+    assert earned["words"][-1].startswith("Earned a slate in ")
 
 
 def told(shop):

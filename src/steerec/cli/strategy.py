@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +10,6 @@ import typer
 from steerec.cli import options, show
 
 if TYPE_CHECKING:
-    from steerec.engine.standing import Standing
     from steerec.store import Store
     from steerec.store.strategies import StrategyVersion
 
@@ -21,12 +19,6 @@ strategy = typer.Typer(
     epilog="Example:\n\nsteerec strategy show",
 )
 Why = Annotated[str, typer.Option("--reason", help="Why, for the history.")]
-MOVES_TOLD = 4  # of a version's moved weights, the largest
-WHEN = {  # contexts in which weights are told, as features that are 1
-    "new visitors": ("bias", "length~0"),
-    "after 5 events": ("bias", "length~5"),
-    "after 50 events": ("bias", "length~50"),
-}
 
 
 def register(app: typer.Typer) -> None:
@@ -43,84 +35,26 @@ def show_strategy(
     json: options.AsJson = False,
 ) -> None:
     """The strategy in force in words: who leads for whom, what moved it lately, what it gained."""
-    from steerec.engine.online import kept_theta
-    from steerec.engine.standing import standings
-    from steerec.engine.strategies import from_json
+    from steerec.engine.account import account
 
-    settings = options.settings_of(config)
+    reward = options.settings_of(config).tuning.reward
     with options.opened_store(config) as store:
-        current = store.strategies.current(tenant)
-        if current is None:
-            raise typer.BadParameter(f"tenant {tenant!r} has no strategy yet: serve a model first")
-        from_json(current.strategy, current.version)  # one edited by hand is refused here
-        promotions = store.strategies.promotions(tenant, limit=3)
-        live = kept_theta(store, tenant, current)
-        reward, now = settings.tuning.reward, time.time()
-        standing = standings(store, tenant, [current], reward, now=now)[0]
+        found = account(store, tenant, now=time.time(), reward=reward)
+    if found is None:
+        raise typer.BadParameter(f"tenant {tenant!r} has no strategy yet: serve a model first")
     if json:
+        stood, standing = found.stood, found.standing
         told = {
-            **asdict(current),
-            "promotions": [asdict(move) for move in promotions],
-            "online": standing.to_json(),
-            "live_theta": None if live is None else live.tolist(),
+            **asdict(found.version),
+            "promotions": [asdict(move) for move in found.promotions],
+            "online": None if standing is None else standing.to_json(),
+            "live_theta": None if stood.theta is None else stood.theta.tolist(),
+            "frozen": None if stood.frozen is None else asdict(stood.frozen),
         }
         typer.echo(show.as_json(told))
         return
-    out = show.out()
-    out.print(f"Version {current.version}, by {current.author}, {_when(current.made)}.")
-    for who, features in WHEN.items():
-        out.print(f"  {who}: {in_words(current.strategy, features)}")
-    for name, value in current.strategy["dials"].items():
-        out.print(f"  dial {name}: {value:g}")
-    for move in promotions:
-        out.print(f"{_when(move.time)} version {move.version} by {move.author}: {move.reason}")
-    for line in [*_moved(current, live), *_gained(standing)]:
-        out.print(line)
-
-
-def _moved(current: "StrategyVersion", live: Any) -> list[str]:
-    """What moved the strategy lately: at the promotion, and by the online tuner since."""
-    weights = current.diff.get("weights", {})
-    largest = sorted(
-        weights, key=lambda name: -abs((weights[name][1] or 0) - (weights[name][0] or 0))
-    )
-    said = []
-    if largest:
-        parts = [
-            f"{name} {_number(weights[name][0])} → {_number(weights[name][1])}"
-            for name in largest[:MOVES_TOLD]
-        ]
-        more = len(largest) - len(parts)
-        said.append(f"Moved from the version before: {', '.join(parts)}" + _and(more))
-    if live is not None:
-        told = {**current.strategy, "theta": live.tolist()}
-        said.append("The online tuner has it at:")
-        said += [f"  {who}: {in_words(told, features)}" for who, features in WHEN.items()]
-    return said
-
-
-def _and(more: int) -> str:
-    return f", and {more} more (steerec strategy diff)." if more > 0 else "."
-
-
-def _gained(standing: "Standing") -> list[str]:
-    """What it gained: foretold, and true."""
-    from steerec.engine.standing import told
-
-    said = [
-        f"Earned a slate in {arm}: {one.mean.mean:.4f} over {one.slates:,} slates of "
-        f"{one.users:,} users."
-        for arm, one in standing.arms.items()
-    ]
-    if standing.tuned is not None:
-        said.append(f"Gained by the online tuner over it as promoted: {told(standing.tuned)}.")
-    if standing.estimated is not None:
-        said.append(f"Estimated gain over the version before: {told(standing.estimated)} a slate.")
-    if standing.over_parent is not None:
-        said.append(
-            f"True gain over the version before, one after the other: {told(standing.over_parent)}."
-        )
-    return said
+    for line in found.words:
+        _say(line)
 
 
 @strategy.command("list")
@@ -131,6 +65,7 @@ def list_versions(
     json: options.AsJson = False,
 ) -> None:
     """All versions, the newest first, with what each was estimated to gain, and truly gained."""
+    from steerec.engine.account import when
     from steerec.engine.standing import standings
     from steerec.engine.standing import told as as_told
 
@@ -148,16 +83,14 @@ def list_versions(
         typer.echo(show.as_json({"in_force": in_force, "versions": told}))
         return
     if not versions:
-        show.out().print(
-            "No version yet: the first comes with the model that `steerec serve` shows."
-        )
+        _say("No version yet: the first comes with the model that `steerec serve` shows.")
     for version, one in zip(versions, earned, strict=True):
         mark = "in force" if version.version == in_force else ""
         parents = ", ".join(map(str, version.parents)) or "none"
         gains = {"estimated": one.estimated, "true": one.over_parent, "tuned": one.tuned}
         said = "  ".join(f"{name} {as_told(g)}" for name, g in gains.items() if g is not None)
-        show.out().print(
-            f"{version.version:4d}  {_when(version.made)}  {version.author}  "
+        _say(
+            f"{version.version:4d}  {when(version.made)}  {version.author}  "
             f"parents: {parents}  {mark}  {said}".rstrip()
         )
 
@@ -172,6 +105,7 @@ def diff(
     json: options.AsJson = False,
 ) -> None:
     """What differs between two versions: weights and dials, before and after."""
+    from steerec.engine.account import number
     from steerec.engine.strategies import compared
 
     with options.opened_store(config) as store:
@@ -180,10 +114,10 @@ def diff(
         typer.echo(show.as_json(moved))
         return
     if not moved:
-        show.out().print("No difference.")
+        _say("No difference.")
     for kind, changes in moved.items():
         for name, (before, after) in changes.items():
-            show.out().print(f"{kind} {name}: {_number(before)} → {_number(after)}")
+            _say(f"{kind} {name}: {number(before)} → {number(after)}")
 
 
 @strategy.command("promote")
@@ -200,7 +134,7 @@ def promote(
         store.strategies.promote(
             tenant, version, author="owner", now=time.time(), reason=reason or "promoted by hand"
         )
-    show.out().print(f"Version {version} is in force.{note}")
+    _say(f"Version {version} is in force.{note}")
 
 
 @strategy.command("rollback")
@@ -220,7 +154,7 @@ def rollback(
         store.strategies.promote(
             tenant, before, author="owner", now=time.time(), reason=reason or "rollback"
         )
-    show.out().print(f"Version {before} is in force again, instead of {current.version}.{note}")
+    _say(f"Version {before} is in force again, instead of {current.version}.{note}")
 
 
 def tune(
@@ -243,25 +177,13 @@ def tune(
     if json:
         typer.echo(show.as_json(found.to_json()))
         return
-    out = show.out()
     if found.tuned is not None:
-        out.print(f"{found.tuned.slates:,} slates read, {found.tuned.left_out:,} left out.")
-    out.print(found.why)
+        _say(f"{found.tuned.slates:,} slates read, {found.tuned.left_out:,} left out.")
+    _say(found.why)
     if found.promoted is not None:
-        out.print(f"Version {found.promoted} is in force; services follow within seconds.")
+        _say(f"Version {found.promoted} is in force; services follow within seconds.")
     if found.ramp is not None:
-        out.print(f'See how it goes: steerec experiment show "{found.ramp}"')
-
-
-def in_words(told: Mapping[str, Any], features: tuple[str, ...]) -> str:
-    """The heads that weigh most where these features are 1, largest first."""
-    columns = [at for at, name in enumerate(told["features"]) if name in features]
-    weights = {
-        head: sum(row[at] for at in columns)
-        for head, row in zip(told["heads"], told["theta"], strict=True)
-    }
-    largest = sorted(weights.items(), key=lambda pair: -abs(pair[1]))[:5]
-    return ", ".join(f"{head} {weight:.2f}" for head, weight in largest)
+        _say(f'See how it goes: steerec experiment show "{found.ramp}"')
 
 
 def _get(store: "Store", tenant: str, version: int) -> "StrategyVersion":
@@ -294,9 +216,6 @@ def _axes(told: Any) -> Any:
     return (told.get("heads"), told.get("features")) if isinstance(told, Mapping) else None
 
 
-def _when(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
-
-
-def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4f}"
+def _say(line: str) -> None:
+    """A line as it is, however narrow the terminal: names and reasons are no markup."""
+    show.out().print(line, soft_wrap=True, markup=False)

@@ -121,6 +121,9 @@ class Version(Struct, frozen=True):
     in_force: bool
     strategy: Json
     online: Json | None = None
+    words: tuple[str, ...] = ()  # of the one in force, when asked for by itself
+    live_theta: tuple[tuple[float, ...], ...] | None = None
+    frozen: Json | None = None
 
 
 class History(Struct, frozen=True):

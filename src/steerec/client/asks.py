@@ -282,9 +282,9 @@ def erase(user_id: str) -> Ask[Erased]:
 # The strategy, operations
 
 
-def strategy() -> Ask[Version]:
-    """The strategy in force."""
-    return _get("/api/strategy", Version)
+def strategy(*, gains: bool = False) -> Ask[Version]:
+    """The strategy in force, in words too; with `gains`, also what it earned."""
+    return _get("/api/strategy", Version, gains="true" if gains else None)
 
 
 def strategy_history() -> Ask[History]:

@@ -21,9 +21,15 @@ def rows_after(
     store: Store, tenant: str, seq: int, *, upto: int | None = None
 ) -> Iterator[tuple[list[Row], int]]:
     """Rows above `seq` in order, some at a time, each time with the place read up to."""
+    shown: list[Impression] = []  # read, and not given yet: what makes a slate is slow to read
+    events: list[LoggedEvent] = []
     while upto is None or seq < upto:
-        shown = store.shown.read(tenant, after=seq, limit=AT_ONCE)
-        events = store.log.read(tenant, after=seq, limit=AT_ONCE)
+        if (wanted := AT_ONCE - len(shown)) > 0:
+            last = shown[-1].seq if shown else seq
+            shown += store.shown.read(tenant, after=last, limit=wanted)
+        if (wanted := AT_ONCE - len(events)) > 0:
+            last = events[-1].seq if events else seq
+            events += store.log.read(tenant, after=last, limit=wanted)
         if not shown and not events:
             return
         ends = [part[-1].seq for part in (shown, events) if len(part) == AT_ONCE]
@@ -32,6 +38,8 @@ def rows_after(
             *(row for row in shown if row.seq <= seq),
             *(row for row in events if row.seq <= seq),
         ]
+        shown = shown[sum(row.seq <= seq for row in shown) :]
+        events = events[sum(row.seq <= seq for row in events) :]
         yield sorted(rows, key=lambda row: row.seq), seq
 
 

@@ -329,22 +329,39 @@ class Online:
             self._store.strategies.promote(
                 self.tenant, cut.version, author="guard", now=cut.time, reason=reason[:500]
             )
+        if own:
+            self.keep(cut.time)  # so that a verb tells of it at once
 
 
-def kept_theta(store: Store, tenant: str, version: StrategyVersion) -> NDArray[np.float64] | None:
-    """Where the online tuner stood on this version at its last checkpoint; None: nowhere."""
+@dataclass(frozen=True, eq=False)
+class Stood:
+    """Where the online tuner stood on a version at its last checkpoint.
+
+    Attributes:
+        theta: (n_heads, n_features); None: where the version is, or it was not at this one.
+        frozen: why it stands still; None: it does not.
+    """
+
+    theta: NDArray[np.float64] | None = None
+    frozen: Frozen | None = None
+
+
+def where_it_stood(store: Store, tenant: str, version: StrategyVersion) -> Stood:
+    """Where the online tuner stood on this version at its last checkpoint."""
     kept = store.checkpoints.get(tenant, CHECKPOINT)
     if kept is None:
-        return None
+        return Stood()
     try:
         told = msgspec.msgpack.decode(kept.body, type=_Checkpoint)
         theta = theta_of(told.learning.learner)
     except (DataError, msgspec.DecodeError) as e:
         log.warning("tenant=%s tuner_checkpoint=unreadable error=%s", tenant, e)
-        return None
+        return Stood()
     promoted = from_json(version.strategy, version.version)
-    same = told.version == version.version and theta.shape == promoted.theta.shape
-    return theta if same and not np.array_equal(theta, promoted.theta) else None
+    if told.version != version.version or theta.shape != promoted.theta.shape:
+        return Stood()
+    moved = not np.array_equal(theta, promoted.theta)
+    return Stood(theta if moved else None, told.learning.frozen)
 
 
 class _Checkpoint(msgspec.Struct):

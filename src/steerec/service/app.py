@@ -50,6 +50,8 @@ from steerec.service.schemas import (
     RollbackIn,
     ScoredOut,
     SlateOut,
+    StrategyOut,
+    StrategyQuery,
     TunedOut,
     VersionOut,
 )
@@ -166,7 +168,10 @@ ROUTES: tuple[Route, ...] = (
         "DELETE", "/api/users/{user_id}/data", people.delete_user_data, "operate", ErasedOut,
         "persons",
     ),
-    Route("GET", "/api/strategy", strategy.get_strategy, "operate", VersionOut, "strategy"),
+    Route(
+        "GET", "/api/strategy", strategy.get_strategy, "operate", StrategyOut, "strategy",
+        query=StrategyQuery,
+    ),
     Route("GET", "/api/strategy/history", strategy.get_history, "operate", HistoryOut, "strategy"),
     Route(
         "GET", "/api/strategy/diff", strategy.get_diff, "operate", DiffOut, "strategy",

@@ -51,6 +51,7 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "experiments": "as they were planned",
         "expires": "kept off all lists from this time on, Unix seconds; null: never",
         "filter": 'a condition on attributes, such as `price < 20 and "vegan" in tags`',
+        "frozen": "why the online tuner stands still, and until when; null: it does not",
         "heads": "head → `exact`: what it learnt of them is undone; `next fit`: it will be then",
         "hidden": "whether it is kept off all lists",
         "id": "of the item or user",
@@ -65,6 +66,7 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "least_users": "users in each arm before a result counts",
         "left_out": "slates that could tell nothing",
         "limit": "entries on a page",
+        "live_theta": "where the online tuner stood at its last checkpoint; null: as in strategy",
         "made": "when it was made, Unix seconds",
         "metric": "`reward`, or a kind of event: its number in a slate, averaged over users",
         "n": "length of the list; null: as the scenario says",
@@ -135,6 +137,7 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "DiffOut.weights": "HEAD.FEATURE → its values, before and after; null: it has none",
         "ArmIn.weights": "HEAD.FEATURE → weight, where it differs from the version",
         "why": "what was decided, and on what evidence",
+        "words": "what it is, what moved it lately and what it gained, a line each",
     }
 )
 _IN_PATH = {  # what an address names → its meaning, and one of docs/http.md

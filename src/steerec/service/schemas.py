@@ -275,6 +275,20 @@ class VersionOut(Answer):
     online: Json | None = None
 
 
+class StrategyQuery(Body):
+    """What is told of the strategy in force."""
+
+    gains: Annotated[bool, Meta(description="what it earned too: the log is read for it")] = False
+
+
+class StrategyOut(VersionOut, kw_only=True):
+    """The strategy in force, in words too, and what people's answers made of it since."""
+
+    words: list[str]
+    live_theta: list[list[float]] | None
+    frozen: Json | None
+
+
 class HistoryOut(Answer):
     """Versions, the newest first, and what was put in force when."""
 

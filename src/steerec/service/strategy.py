@@ -6,8 +6,10 @@ from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from steerec.engine.account import account
 from steerec.engine.ramps import tune_or_ramp
 from steerec.engine.standing import standings
 from steerec.engine.strategies import (
@@ -25,15 +27,31 @@ from steerec.service.schemas import (
     HistoryOut,
     PromoteIn,
     RollbackIn,
+    StrategyOut,
+    StrategyQuery,
     TunedOut,
     VersionOut,
 )
 from steerec.store.strategies import StrategyVersion
 
 
-def get_strategy(call: Call) -> VersionOut:
-    """The strategy in force: weights by head and context, dials, who made it and why."""
-    return _out(_in_force(call), in_force=True)
+def get_strategy(call: Call) -> StrategyOut:
+    """The strategy in force, in numbers and in words, and what people's answers made of it since.
+
+    With `gains=true` also what it earned and gained, as `/api/strategy/history` has it.
+    """
+    query: StrategyQuery = call.query
+    reward = call.tenant.live.config.tuning.reward if query.gains else None
+    found = account(call.tenant.store, call.tenant.name, now=call.now, reward=reward)
+    assert found is not None, "a tenant has one as soon as it is open"
+    stood, standing = found.stood, found.standing
+    online = None if standing is None else standing.to_json()
+    return StrategyOut(
+        **msgspec.structs.asdict(_out(found.version, in_force=True, online=online)),
+        words=found.words,
+        live_theta=None if stood.theta is None else stood.theta.tolist(),
+        frozen=None if stood.frozen is None else asdict(stood.frozen),
+    )
 
 
 def get_history(call: Call) -> HistoryOut:
