@@ -359,6 +359,10 @@ def test_similar_to_an_unknown_item_is_an_error():
 
 def test_a_missing_snapshot_is_an_error():
     assert run("recommend", "--snapshot", "nowhere", "--user", "u").exit_code == 1
+    there = sorted(Path.cwd().iterdir())
+    told = run("serve", "--snapshot", "nowhere", "--port", "0")
+    assert (told.exit_code, "nowhere is no snapshot" in told.stderr) == (1, True)
+    assert sorted(Path.cwd().iterdir()) == there  # no store of nothing
 
 
 # evaluate

@@ -519,11 +519,16 @@ def test_items_join_and_events_count_while_the_encoder_is_being_loaded(bare):
     bare.post("/api/items", {"entries": items[3:]})
     bare.event("ann", "i3")  # before it is followed
     assert set(bare.ids("bob", n=9)) == {"i0", "i1", "i2", "i3", "pot"}
-    [why] = bare.get("/api/health/ready").json()["degraded"]
+    ready = bare.get("/api/health/ready").json()
+    [why] = ready["degraded"]
     assert "being loaded" in why
+    assert ready["status"] == "starting"  # nothing is away that somebody should mend
+    assert 'steerec_degraded{tenant="default"} 0.0' in bare.get("/metrics").text
+    assert bare.get("/gorse/api/health/ready").json()["Ready"]
     encoder.loading = False
     bare.settle()
     assert bare.get("/api/health/ready").json()["degraded"] == []
+    assert bare.get("/api/health/ready").json()["status"] == "ok"
     live = bare.tenant().live
     data, content = live.model.data, live.model.heads["content"]
     for name in ("i0", "i1", "i2", "i3"):

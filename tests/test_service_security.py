@@ -2,11 +2,17 @@
 
 import json
 import logging
+import re
 import ssl
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
+from threading import Thread
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 
@@ -23,6 +29,7 @@ from steerec.service.gate import KEPT_S, SCOPES
 from steerec.service.telemetry import JsonLines
 from steerec.store import open_store
 
+ROOT = Path(__file__).parents[1]
 BODIES = {  # what each route with a body is called with; the rest need none
     "/api/events": {"user_id": "ann", "item_id": "i0001"},
     "/api/users/{user_id}/merge": {"session_id": "visitor"},
@@ -249,6 +256,27 @@ def certificate(folder):
     return made
 
 
+def healthy(port):
+    """Whether the health check of the image, of a service at this port, says that it lives."""
+    text = (ROOT / "Dockerfile").read_text("utf-8")
+    _, _, *words = json.loads(re.search(r"^HEALTHCHECK .*\n *CMD (.*)$", text, re.M)[1])
+    assert ":8080/" in words[0]
+    code = words[0].replace(":8080/", f":{port}/")
+    return subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
+
+
+def test_the_images_health_check_knows_a_service_from_what_refuses_and_from_none(tmp_path):
+    files = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with HTTPServer(("127.0.0.1", 0), files) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        assert not healthy(server.server_port)  # 404
+        (tmp_path / "api/health").mkdir(parents=True)
+        (tmp_path / "api/health/live").write_text("{}")
+        assert healthy(server.server_port)
+        server.shutdown()
+    assert not healthy(server.server_port)
+
+
 def test_a_service_speaks_tls_and_logs_calls_by_their_id_and_no_secret(tmp_path):
     cert, private = certificate(tmp_path)
     flags = ("--tls-certificate", str(cert), "--tls-key", str(private))
@@ -272,6 +300,7 @@ def test_a_service_speaks_tls_and_logs_calls_by_their_id_and_no_secret(tmp_path)
             server.call("/api/events", event, X_API_Key=wrong)
         with pytest.raises(HTTPError, match=r"404|422"):
             server.call(f"/api/items/{key}?q={key}", X_API_Key=key)
+        assert healthy(server.port)
         server.tls = ssl.create_default_context()
         with pytest.raises(URLError, match="self-signed"):
             server.call("/api/health/live")
@@ -488,6 +517,19 @@ def test_ids_with_slashes_and_percent_signs_are_reached_by_their_escaped_form(sh
         assert shop.get(f"/gorse/api/item/{quote(name, safe='')}/").json()["ItemId"] == name
         assert shop.call("DELETE", path).json() == {"count": 1}
     problem(shop.get("/api%2Fitems/tea"), 404)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/recommend/%ff", "/api/users/a%c3%28/data", "/api/items/%ed%a0%80/similar",
+        "/api/items/%ff%2Fa", "/api/recommend/ann?exclude=%ff", "/gorse/api/item/%fe",
+    ],
+)  # fmt: skip
+def test_escapes_that_are_no_text_are_refused_and_not_read_as_another_id(quiet, path):
+    told = problem(quiet.get(path), 422)
+    assert "not UTF-8" in told
+    assert quiet.get("/api/recommend/%C3%A9%F0%9F%8D%B5").status_code == 200
 
 
 def test_paths_that_do_not_exist_are_problems(quiet):

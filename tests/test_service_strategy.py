@@ -48,7 +48,8 @@ def test_versions_are_compared_promoted_and_rolled_back_over_http(shop):
 def test_metrics_tell_what_tuning_read_and_that_the_guard_stopped_it(shop):
     shown = shop.get("/api/recommend/ann").json()
     click = {"user_id": "ann", "item_id": shown["items"][0]["item_id"], "event": "click"}
-    shop.post("/api/events", {**click, "request_id": shown["request_id"]})
+    sent = shop.post("/api/events", {**click, "request_id": shown["request_id"]}).json()
+    assert told(shop)["steerec_seq"] == sent["events"][0]["seq"] > 0
     shop.post("/api/events", {**click, "request_id": "of-nobody"})
     shop.flush()
     tenant, watch, guard = shop.tenant(), Watch(), GuardConfig()

@@ -130,6 +130,11 @@ class Live:
         """The place in the tenant's order up to which all was taken in."""
         return self._state.seq
 
+    @property
+    def newest_seq(self) -> int:
+        """The newest place in the tenant's order that was taken in."""
+        return max(self._state.ahead.copy(), default=self._state.seq)
+
     def recommend(self, query: Query, *, request_id: str, now: float) -> Served:
         """A slate drawn as the query's scenario wants, and its impression, not stored yet.
 

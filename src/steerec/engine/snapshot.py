@@ -69,12 +69,7 @@ def load_snapshot(folder: Path) -> Model:
         SnapshotError: if a file is missing, altered, cut short or not of the snapshot, or the
             format is another one; names the file.
     """
-    try:
-        if not folder.exists() and _aside(folder).exists():
-            folder = _aside(folder)
-    except PermissionError as e:
-        raise SnapshotError(f"{folder} may not be read ({e}): change its permissions") from e
-    manifest = _read_manifest(folder)
+    folder, manifest = _found(folder)
     _check_files(folder, manifest["files"])
     try:
         return _read(folder, manifest)
@@ -82,6 +77,25 @@ def load_snapshot(folder: Path) -> Model:
         raise _not_for_us(folder, manifest, e) from e
     except (ImportError, zipfile.BadZipFile) as e:
         raise _not_for_us(folder, manifest, e) from e
+
+
+def check_snapshot(folder: Path) -> None:
+    """Make sure that a folder is a snapshot, before anything else is begun; files are not read.
+
+    Raises:
+        SnapshotError: if it is none, or of another format.
+    """
+    _found(folder)
+
+
+def _found(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Where the snapshot stands now, and its manifest."""
+    try:
+        if not folder.exists() and _aside(folder).exists():
+            folder = _aside(folder)
+    except PermissionError as e:
+        raise SnapshotError(f"{folder} may not be read ({e}): change its permissions") from e
+    return folder, _read_manifest(folder)
 
 
 def _not_for_us(folder: Path, manifest: Mapping[str, Any], why: Exception) -> SnapshotError:

@@ -9,7 +9,7 @@ from functools import cached_property
 from http import HTTPStatus
 from inspect import isawaitable, iscoroutinefunction
 from typing import Any, TypeVar
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -235,7 +235,22 @@ def _too_long(most_bytes: int) -> Problem:
     )
 
 
+def _check_utf8(what: str, sent: bytes) -> None:
+    """Refuse escapes of bytes that are no text: ids that differ would be read as the same one."""
+    if b"%" not in sent:
+        return
+    try:
+        unquote_to_bytes(sent).decode()
+    except UnicodeDecodeError as e:
+        raise refused(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            f"{what} has %{e.object[e.start]:02X}, which is not UTF-8 there: escape each byte of a "
+            "text's UTF-8, as %C3%A9 for é",
+        ) from e
+
+
 def _path_of(request: Request) -> dict[str, str]:
+    _check_utf8("the path", request.scope.get("raw_path") or b"")
     path: dict[str, str] = {name: str(value) for name, value in request.path_params.items()}
     if ESCAPED in request.scope:
         path = {name: unquote(value) for name, value in path.items()}
@@ -252,6 +267,7 @@ def _query_of(request: Request, kind: type[T]) -> T:
     """The parameters of the address, each given once, numbers as numbers."""
     if not request.scope["query_string"]:
         return kind()
+    _check_utf8("the query", request.scope["query_string"])
     given: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name in given:

@@ -25,13 +25,12 @@ async def get_live(call: Call) -> HealthOut:
 async def get_ready(call: Call) -> Response:
     """Whether lists are made; `degraded` says what is away, such as the store for events.
 
+    `starting`: nothing is away, and items without vectors wait for the encoder to be loaded.
     The answer is 200 while lists go on from memory: a balancer that took a degraded process away
     would take all of them, since they share what is away. Watch `status` instead.
     """
-    degraded = call.tenant.degraded()
-    told = HealthOut(
-        status="degraded" if degraded else "ok", version=__version__, degraded=degraded
-    )
+    tenant = call.tenant
+    told = HealthOut(status=tenant.status, version=__version__, degraded=tenant.degraded())
     return Response(msgspec.json.encode(told), media_type="application/json")
 
 

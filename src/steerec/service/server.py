@@ -26,6 +26,7 @@ from steerec.config import Settings
 from steerec.contracts import Encoder
 from steerec.encoders.cache import CachedEncoder
 from steerec.engine.model import Model
+from steerec.engine.snapshot import check_snapshot
 from steerec.engine.texts import encoder_of, opened_encoder
 from steerec.errors import ConfigError, EncoderError, StorageError
 from steerec.kernels import load
@@ -93,6 +94,8 @@ def build(
         ConfigError, StorageError, SnapshotError, EncoderError: whatever cannot be opened.
         MissingExtraError: if a package that the settings ask for is not installed.
     """
+    if snapshot is not None:
+        check_snapshot(snapshot)  # one that is none leaves no new store behind
     store = open_store(settings.deployment.database_url or DEFAULT_STORE)
     refits = Refits(settings, store, clock, snapshot=snapshot, fixed=model, file=file)
     owned = refits.load(OWNER)

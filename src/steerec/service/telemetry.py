@@ -128,7 +128,9 @@ class _Engines:
         slow = GaugeMetricFamily(
             "steerec_head_slow", "Heads whose compiled loops failed", labels=("tenant", "head")
         )
-        seq = GaugeMetricFamily("steerec_seq", "Place in the tenant's log", labels=("tenant",))
+        seq = GaugeMetricFamily(
+            "steerec_seq", "Newest place in the tenant's log taken in", labels=("tenant",)
+        )
         items = GaugeMetricFamily("steerec_items", "Items in the catalogue", labels=("tenant",))
         away = GaugeMetricFamily(
             "steerec_degraded", "Things it works with that are away", labels=("tenant",)
@@ -140,14 +142,14 @@ class _Engines:
         tenants = list(self._tenants)
         for tenant in tenants:
             live = tenant.live
-            away.add_metric((tenant.name,), len(tenant.degraded()))
+            away.add_metric((tenant.name,), len(tenant.away))
             for what, n in live.applied.items():
                 applied.add_metric((tenant.name, what), n)
             for head, n in live.recommender.failures.items():
                 failures.add_metric((tenant.name, head), n)
             for head in sorted(live.recommender.slow):
                 slow.add_metric((tenant.name, head), 1)
-            seq.add_metric((tenant.name,), live.seq)
+            seq.add_metric((tenant.name,), live.newest_seq)
             items.add_metric((tenant.name,), live.model.data.n_items)
         for tenant in tenants[:1]:  # all have the same encoder and store
             if isinstance(encoder := tenant.live.encoder, CachedEncoder):

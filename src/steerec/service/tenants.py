@@ -19,6 +19,7 @@ from steerec.store import Store
 
 log = logging.getLogger(__name__)
 
+LOADING = "it is being loaded; until then items that are new are found by their words alone"
 MOST_AHEAD = 10_000  # places remembered one by one before the log is read up to here
 
 
@@ -117,12 +118,24 @@ class Tenant:
         self._away.pop(what, None)
 
     def degraded(self) -> list[str]:
-        """What is away, while lists are still made from memory."""
-        waits = "it is being loaded; until then items that are new are found by their words alone"
-        unread = self.live.unread or (waits if self.live.waits_for_encoder else "")
-        now = {"encoder": unread, "store": self.store.writer.failing}
-        away = {what: why for what, why in now.items() if why} | self._away
+        """What is away or being loaded, while lists are still made from memory."""
+        away = self.away
+        if self.live.waits_for_encoder:
+            away = {"encoder": LOADING} | away
         return [f"{what}: {why}" for what, why in sorted(away.items())]
+
+    @property
+    def away(self) -> dict[str, str]:
+        """What is away → why, but for what is just being loaded."""
+        now = {"encoder": self.live.unread, "store": self.store.writer.failing}
+        return {what: why for what, why in now.items() if why} | self._away
+
+    @property
+    def status(self) -> str:
+        """`degraded`; `starting` where nothing is away and the encoder is being loaded; `ok`."""
+        if self.away:
+            return "degraded"
+        return "starting" if self.live.waits_for_encoder else "ok"
 
 
 class Tenants:

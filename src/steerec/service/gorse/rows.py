@@ -238,7 +238,7 @@ async def _dumped(call: Call, kind: type[T]) -> Iterator[list[T]]:
 
 async def get_health(call: Call) -> Response:
     """Whether events can be stored."""
-    away = call.tenant.degraded()
+    away = call.tenant.degraded() if call.tenant.away else []
     told = {
         "Ready": not away,
         "DataStoreError": "; ".join(away) or None,
