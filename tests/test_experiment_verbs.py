@@ -2,12 +2,17 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
 from steerec.cli import app
+from steerec.cli.experiments import about_users
+from steerec.engine.verdicts import ArmResult, Verdict
 from steerec.store import open_store
+from steerec.tuning.experiments import Preference, Split
+from steerec.tuning.sequences import Interval
 from test_online import live_over
 
 
@@ -43,6 +48,7 @@ def test_an_experiment_from_start_to_stop(said):
     assert told["plan"]["arms"][1]["dials"] == {"temperature": 0.3}
     assert told["results"]["comparisons"][0]["difference"]["low"] is None
     assert "is stopped" in said("stop", "spring", "--reason", "seen enough")
+    assert "arms: as it is, bold  seen enough" in said("list")
     kept, *_ = json.loads(said("list", "--json"))["experiments"]
     assert kept["reason"] == "seen enough"
 
@@ -66,6 +72,23 @@ def test_shadows_alone_are_shown_without_a_conclusion(said):
     shown = said("show", "dark")
     assert "shadow bold: 0 lists" in shown
     assert "nobody saw them" in shown
+
+
+def test_the_split_the_past_and_what_users_prefer_are_told_in_words():
+    split = Split({"a": 60, "b": 52}, p=0.45, anytime_p=1.0)
+    arms = tuple(ArmResult(name, 112, 300, Interval(1.0, 0.5, 1.5)) for name in "ab")
+    assert list(about_users(Verdict(arms=arms, split=split, foretold=0.584))) == [
+        "split as planned (p = 0.45)",
+        "users' past foretold 58% of the variance between them, which is taken out of all figures "
+        "(CUPED)",
+    ]
+    broken = replace(split, anytime_p=1e-9)  # of which the conclusion tells
+    assert not list(about_users(Verdict(arms=arms, split=broken)))
+    liked = Preference(30, 50, 32, Interval(0.1, -0.05, 0.25), anytime_p=0.2)
+    assert list(about_users(Verdict(arms=arms, preference=liked))) == [
+        "30 users prefer a, 50 b, 32 neither; b less a in shares of a user's clicks: "
+        "0.1000 [-0.0500, 0.2500]"
+    ]
 
 
 @pytest.mark.parametrize("arm", ["bold", "bold:half", "bold:0.5:version=x", "bold:0.5:what"])

@@ -12,10 +12,13 @@ from steerec.cli import options, show
 from steerec.cli.strategy import Why
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from steerec.engine.trials import Arm
     from steerec.engine.verdicts import Verdict
     from steerec.store import Store
     from steerec.store.experiments import Planned
+    from steerec.tuning.experiments import Comparison
     from steerec.tuning.sequences import Interval
 
 experiment = typer.Typer(
@@ -35,6 +38,7 @@ Arms = Annotated[
 ]
 DAY_S = 86_400.0
 DIALS = ("temperature", "diversity")
+LEAST_FORETOLD = 0.005  # less is not told
 
 
 def register(app: typer.Typer) -> None:
@@ -104,7 +108,8 @@ def list_all(
     for one in found:
         until = "under way" if one.stopped is None else f"stopped {_when(one.stopped)}"
         arms = ", ".join(arm["name"] for arm in one.plan["arms"])
-        show.out().print(show.escape(f"{one.name}  {_when(one.started)}  {until}  arms: {arms}"))
+        why = f"  {one.reason}" if one.reason else ""
+        _say(f"{one.name}  {_when(one.started)}  {until}  arms: {arms}{why}")
 
 
 @experiment.command("show")
@@ -153,7 +158,7 @@ def _print_begun(name: str, older: list[str]) -> None:
 def _print(planned: "Planned", found: "Verdict") -> None:
     out = show.out()
     metric = planned.plan["metric"]
-    out.print(show.escape(f"{planned.name}: {metric} a slate, {found.state}"))
+    _say(f"{planned.name}: {metric} a slate, {found.state}")
     table = show.table("Arm", "Users", "Slates", "Mean", "95 % interval", right=(1, 2, 3, 4))
     for arm in found.arms:
         users, slates = f"{arm.users:,}", f"{arm.slates:,}"
@@ -161,18 +166,47 @@ def _print(planned: "Planned", found: "Verdict") -> None:
         table.add_row(show.escape(arm.arm), users, slates, *cells)
     if found.arms:
         out.print(table)
-    for told in found.comparisons:
+    for line in (*about_users(found), *map(_compared, found.comparisons), *_of_shadows(found)):
+        _say(line)
+    _say(found.conclusion)
+
+
+def about_users(found: "Verdict") -> "Iterator[str]":
+    """Whether they fell into the arms as planned, what their past took away, whom they prefer."""
+    if found.split is not None and found.split.sound and any(found.split.counts.values()):
+        yield f"split as planned (p = {found.split.p:.2g})"
+    if found.foretold >= LEAST_FORETOLD:
+        yield (
+            f"users' past foretold {found.foretold:.0%} of the variance between them, which is "
+            "taken out of all figures (CUPED)"
+        )
+    if (told := found.preference) is not None and len(found.arms) == 2:
+        first, second = (arm.arm for arm in found.arms)
         apart = " ".join(filter(None, _cells(told.difference)))
-        line = f"{told.slice}: {told.arm} {apart}, {told.n[0]:,} and {told.n[1]:,} users"
-        out.print(show.escape(line))
+        yield (
+            f"{told.a:,} users prefer {first}, {told.b:,} {second}, {told.ties:,} neither; "
+            f"{second} less {first} in shares of a user's clicks: {apart}"
+        )
+
+
+def _compared(told: "Comparison") -> str:
+    apart = " ".join(filter(None, _cells(told.difference)))
+    return f"{told.slice}: {told.arm} {apart}, {told.n[0]:,} and {told.n[1]:,} users"
+
+
+def _of_shadows(found: "Verdict") -> "Iterator[str]":
     for one in found.shadows:
         line = f"shadow {one.arm}: {one.slates:,} lists, overlap {one.overlap:.2f}"
         if one.estimate is not None:
             low, high = one.estimate.interval
             gain = f"{one.estimate.estimate:+.4f} [{low:+.4f}, {high:+.4f}]"
             line += f", would earn {gain} a slate more than what was shown"
-        out.print(show.escape(line))
-    out.print(show.escape(found.conclusion))
+        yield line
+
+
+def _say(line: str) -> None:
+    """A line as it is, however narrow the terminal: names are no markup."""
+    show.out().print(line, soft_wrap=True, markup=False)
 
 
 def _cells(told: "Interval") -> tuple[str, str]:

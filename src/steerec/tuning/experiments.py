@@ -38,7 +38,10 @@ class Experiment:
     def __post_init__(self) -> None:
         shares = list(self.arms.values())
         if len(shares) < 2 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
-            raise ConfigError(f"experiment {self.name}: shares {shares}, expected to sum to 1")
+            raise ConfigError(
+                f"experiment {self.name}: shares {shares} of the arms that are shown, expected to "
+                "sum to 1 over two or more; those of shadow arms do not count"
+            )
         if not 0 < self.alpha < 1 or not self.metric:
             raise ConfigError(f"experiment {self.name}: a metric, and alpha within (0, 1)")
 
