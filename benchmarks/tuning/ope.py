@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from ope_worlds import Table, digest, load_table
 
+from steerec import kernels
 from steerec.engine.evaluate import commit, machine
 from steerec.simulation.world import examined
 from steerec.tuning.ope.choice import automatic, bounds, candidates, slope
@@ -213,6 +214,7 @@ def _rounded(value: Any) -> Any:
 
 
 def run(options: argparse.Namespace) -> None:
+    kernels.load()
     table = load_table(options.world, options.data_dir, options.cache_dir)
     path = options.out / f"P6-{options.world}-{options.slates}.json"
     about = {

@@ -1,6 +1,6 @@
-"""Loops of one request as machine code, by Numba: loaded by whoever serves, never on import.
+"""Loops as machine code, by Numba: loaded by whoever serves or reads large logs, never on import.
 
-Each does what a plain function elsewhere does for many users with NumPy; tests compare the two.
+Each does what a plain function elsewhere does with NumPy, most for one request; tests compare both.
 Where they are not loaded, the plain ones answer.
 """
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # there as soon as they are loaded
         choosing,
         drawing,
         finding,
+        racing,
         ranking,
         repeating,
         solving,
@@ -31,6 +32,7 @@ __all__ = [
     "finding",
     "load",
     "loaded",
+    "racing",
     "ranking",
     "repeating",
     "solving",
@@ -41,7 +43,17 @@ log = logging.getLogger(__name__)
 
 CODES = 32_767  # of a weight in two bytes, on either side of 0
 
-MODULES = ("choosing", "asking", "solving", "ranking", "telling", "finding", "repeating", "drawing")
+MODULES = (
+    "choosing",
+    "asking",
+    "solving",
+    "ranking",
+    "telling",
+    "finding",
+    "repeating",
+    "drawing",
+    "racing",
+)
 _LOADED = threading.Event()
 
 

@@ -5,9 +5,13 @@ mean 1/e, e = exp(score), and the slate is the order of ringing. Leaving an item
 order therefore gives a draw from the pool without it, which `_place` uses.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
+import steerec.kernels as kernels
 from steerec.errors import DataError
+from steerec.kernels import loaded
 from steerec.tuning.ope.log import Array, Doubles, SlateLog, TargetPolicy, at
 
 DRAWS = 8
@@ -39,10 +43,10 @@ def softmax_policy(
         race = _Race(scores[cut], log.shown[cut])
         orders = [race.draw(rng, k + 1) for _ in range(draws)]
         drawn[cut] = np.stack([order[:, :k] for order in orders], axis=1)
-        place[cut] = np.mean([race.place(order) for order in orders], axis=0)
+        place[cut] = race.places(orders)
         if log.cluster is not None:
             above = [*(order[:, :k] for order in orders), log.shown[cut]]
-            cluster[cut] = np.mean([race.cluster(a, log.cluster[cut]) for a in above], axis=0)
+            cluster[cut] = race.clusters(above, log.cluster[cut])
     given = conditional(scores, log.shown)
     drawn[np.broadcast_to(~log.filled[:, None], drawn.shape)] = -1
     return TargetPolicy(given, drawn, place, cluster if log.cluster is not None else None)
@@ -91,6 +95,8 @@ class _Race:
         """(m, k) places in the order of ringing; -1 where the pool has no more."""
         noise = rng.standard_exponential(self.scores.shape, dtype=np.float32)
         keys = np.log(np.maximum(noise, np.float32(1e-30))) - self.scores_f32
+        if loaded():
+            return kernels.racing.first(keys, k)
         k_here = min(k, keys.shape[1])
         first = _least(keys, k_here)
         keys = np.take_along_axis(keys, first, axis=1)
@@ -99,6 +105,33 @@ class _Race:
         found[np.isposinf(np.take_along_axis(keys, order, axis=1))] = -1
         rest = np.full((len(found), k - k_here), -1, found.dtype)
         return np.concatenate([found, rest], axis=1)
+
+    def places(self, orders: Sequence[Array]) -> Doubles:
+        """(m, k): mean of `place` over these orders."""
+        if not loaded():
+            return np.asarray(np.mean([self.place(order) for order in orders], axis=0))
+        found, shown = np.zeros(self.shown.shape), np.ascontiguousarray(self.shown, np.int32)
+        for order in orders:
+            kernels.racing.add_places(self.mass, self.total, self.own, shown, order, found)
+        return found / len(orders)
+
+    def clusters(self, above: Sequence[Array], cluster: Array) -> Doubles:
+        """(m, k): mean of `cluster` over what may stand above."""
+        if not loaded():
+            return np.asarray(np.mean([self.cluster(one, cluster) for one in above], axis=0))
+        found, size = np.zeros(self.shown.shape), self._sizes(cluster)
+        shown, whose = (np.ascontiguousarray(a, np.int32) for a in (self.shown, cluster))
+        for one in above:
+            order = np.ascontiguousarray(one, np.int32)
+            kernels.racing.add_clusters(self.mass, self.total, size, whose, shown, order, found)
+        return found / len(above)
+
+    def _sizes(self, cluster: Array) -> Doubles:
+        """(m, n_clusters): the mass of each cluster."""
+        n_clusters = int(cluster.max()) + 1
+        row = np.arange(len(cluster))[:, None] * n_clusters
+        size = np.bincount((row + cluster).ravel(), self.mass.ravel(), len(cluster) * n_clusters)
+        return np.asarray(size.reshape(-1, n_clusters))
 
     def place(self, order: Array) -> Doubles:
         """(m, k): probability that the shown item stands at its place, from one drawn order.
@@ -124,14 +157,12 @@ class _Race:
 
     def cluster(self, above: Array, cluster: Array) -> Doubles:
         """(m, k): probability of the shown item's cluster at each place, given these above."""
-        n_clusters = int(cluster.max()) + 1
-        row = np.arange(len(cluster))[:, None] * n_clusters
-        size = np.bincount((row + cluster).ravel(), self.mass.ravel(), len(cluster) * n_clusters)
+        size = self._sizes(cluster)
         wanted = np.take_along_axis(cluster, np.maximum(self.shown, 0), axis=1)
         stood = np.take_along_axis(cluster, np.maximum(above, 0), axis=1)
         taken = at(self.mass, above)
         left = self.total[:, None] - np.cumsum(taken, axis=1) + taken
-        found = size[row + wanted]
+        found = np.take_along_axis(size, wanted, axis=1)
         for j in range(1, above.shape[1]):
             same = stood[:, :j] == wanted[:, j, None]
             found[:, j] -= np.where(same, taken[:, :j], 0.0).sum(axis=1)
