@@ -19,8 +19,8 @@ Flags = NDArray[np.bool_]
 
 def had_before(history: History, n_items: int) -> Flags:
     """(n_items,): items of the history."""
-    had = np.zeros(n_items, bool)
-    had[history.item_idx] = True
+    had, items = np.zeros(n_items, bool), history.item_idx
+    had[items[(items >= 0) & (items < n_items)]] = True  # a catalogue may have lost some
     return had
 
 
