@@ -46,6 +46,8 @@ def about_of(query: Query, encoder: Encoder | None, notes: Mapping[str, str]) ->
     Raises:
         DataError: if the encoder is not the one that the items' vectors were made by.
     """
+    if not query.about and not query.attributes:
+        return None
     parts = parts_of(query.about or "")
     if not parts and not query.attributes:
         return None

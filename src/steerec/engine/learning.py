@@ -219,14 +219,10 @@ class Learning:
         if row.start and not row.pool:
             pages = self._pages(row.request_id)
             first = pages[0] if pages and pages[0].pool else row
-        place = {item: at for at, item in enumerate(first.pool)}
+        place = dict(zip(first.pool, range(len(first.pool)), strict=True))
         items = tuple(item for item in row.items if item in place)
-        heads = list(first.more.get("heads", ()))
         scores = first.scores[[place[item] for item in items]].astype(np.float64)
-        z = np.zeros((len(items), len(self.strategy.heads)))
-        for column, name in enumerate(self.strategy.heads):
-            if name in heads:
-                z[:, column] = scores[:, heads.index(name)]
+        z = self._by_head(scores, tuple(first.more.get("heads", ())))
         extra = scores[:, -1] if len(items) else np.zeros(0)  # nats, as they were shown
         if row.start == 0 and len(first.pool) > 1 and row.arm in OWN_ARMS:
             who = f"request {row.request_id}" if row.user_id is None else f"user {row.user_id}"
@@ -243,6 +239,17 @@ class Learning:
             row.start,
             extra,
         )
+
+    def _by_head(self, scores: NDArray[np.float64], names: tuple[str, ...]) -> NDArray[np.float64]:
+        """(n_items, n_heads): the columns of the heads, 0 where one did not answer."""
+        heads = self.strategy.heads
+        if names[: len(heads)] == heads:  # nearly always
+            return np.ascontiguousarray(scores[:, : len(heads)])
+        z = np.zeros((len(scores), len(heads)))
+        for column, name in enumerate(heads):
+            if name in names:
+                z[:, column] = scores[:, names.index(name)]
+        return z
 
     def _refer(self, who: str, asked: Asked) -> None:
         """One request a person: who asks often shall not decide what distances are measured on."""

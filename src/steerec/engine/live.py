@@ -21,7 +21,7 @@ from steerec.engine.growth import (
     columns_of,
     size_of,
 )
-from steerec.engine.live_config import LiveConfig
+from steerec.engine.live_config import LiveConfig, ScenarioConfig
 from steerec.engine.live_state import State
 from steerec.engine.model import Model
 from steerec.engine.online import Online
@@ -143,21 +143,18 @@ class Live:
             DataError: if the filter or the condition cannot be read.
         """
         scenario = self.config.scenario(query.scenario)
-        query = replace(
-            query,
-            now=now if query.now is None else query.now,
-            rule=scenario.condition or None,
-            repeats=scenario.repeats if query.repeats is None else query.repeats,
-        )
+        query = _placed(query, scenario, now)
         self._noted.look(query, self.model.data.items)
         with self._lock:
-            policy = replace(self._state.policy, draw=scenario.draw)
-            if self.online is not None:
+            policy = self._state.policy
+            if self.online is None:
+                policy = replace(policy, draw=scenario.draw)
+            else:
                 given = self.online.given(query.user_id, query.session, request_id=request_id)
                 warm = self.online.temperature(query.scenario, scenario.temperature)
                 policy = replace(
                     policy,
-                    draw=replace(scenario.draw, temperature=warm),
+                    draw=scenario.draw_at(warm),
                     theta=given.theta,
                     turn=None if given.offset is None else given.turned,
                     epoch=given.epoch,
@@ -482,3 +479,12 @@ class Live:
                 self._state.erased[erasure.digest] = erasure.seq
             self._state.erased_seq = found[-1].seq
         return len(found)
+
+
+def _placed(query: Query, scenario: ScenarioConfig, now: float) -> Query:
+    """The query as its placement wants it, where it says nothing else itself."""
+    repeats = scenario.repeats if query.repeats is None else query.repeats
+    rule = scenario.condition or None
+    if query.now is not None and (rule, repeats) == (query.rule, query.repeats):
+        return query
+    return replace(query, now=now if query.now is None else query.now, rule=rule, repeats=repeats)

@@ -39,7 +39,11 @@ class ScenarioConfig:
     @property
     def draw(self) -> SamplerConfig:
         """What the sampler needs of it."""
-        return SamplerConfig(temperature=self.temperature, diversity=self.diversity)
+        return self.draw_at(self.temperature)
+
+    def draw_at(self, temperature: float) -> SamplerConfig:
+        """The same at another temperature."""
+        return SamplerConfig(temperature=temperature, diversity=self.diversity)
 
 
 @dataclass(frozen=True, kw_only=True)

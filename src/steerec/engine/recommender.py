@@ -304,7 +304,7 @@ class Recommender:
             phi=phi,
             allowed=allowed,
             skipped=skipped,
-            left_out=tuple(name for name in self.model.heads if name not in names),
+            left_out=self._others(names),
         )
 
     def _candidates(
@@ -381,12 +381,20 @@ class Recommender:
 
     def _curves(self, names: tuple[str, ...], length: int) -> Curves:
         """The curves of these heads for a history of this length."""
+        if (known := self._curves_of.get((names, length))) is not None:
+            return known
         calibrations = self.model.calibrations
         curves = tuple(calibrations[name].curve(length) for name in names)
         key = tuple(map(id, curves))  # they live as long as the model
         if key not in self._laid_out:
             self._laid_out[key] = Curves(curves)
+        self._curves_of[names, length] = self._laid_out[key]
         return self._laid_out[key]
+
+    def _others(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The heads of the model besides these, which nearly always are all."""
+        heads = self.model.heads
+        return () if len(names) == len(heads) else tuple(n for n in heads if n not in names)
 
     def _phi(self, query: Query, history: History, now: float) -> NDArray[np.float64]:
         """(n_features,) of this request."""
@@ -437,6 +445,11 @@ class Recommender:
 
     @cached_property
     def _laid_out(self) -> dict[tuple[int, ...], Curves]:
+        return {}
+
+    @cached_property
+    def _curves_of(self) -> dict[tuple[tuple[str, ...], int], Curves]:
+        """By heads and length, of which there are a few thousand at most."""
         return {}
 
     @cached_property

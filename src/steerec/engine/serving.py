@@ -88,7 +88,8 @@ def serve(
         arm=policy.arm,
     )
     made = (drawn, ids, z, w)
-    return Served(slate, _impression(query, policy, scored, slate, made, more, now=now))
+    shown = _impression(query, policy, scored, slate, made, more, now=now, seed=race.seed)
+    return Served(slate, shown)
 
 
 def replay(shown: Impression, *, n: int, vectors: Floats | None = None) -> Drawn:
@@ -247,6 +248,7 @@ def _impression(
     told: Mapping[str, Any],
     *,
     now: float,
+    seed: int,
 ) -> Impression:
     drawn, pool, z, w = made
     more: dict[str, Any] = {
@@ -268,7 +270,7 @@ def _impression(
         version=policy.version,
         epoch=policy.epoch,
         arm=policy.arm,
-        seed=seed_of(slate.request_id),
+        seed=seed,
         pool=pool,
         scores=z,
         w=w,

@@ -176,7 +176,7 @@ def query_of(call: Call, wanted: RecommendIn) -> Query:
         session=tuple(wanted.session),
         n=wanted.n or scenario.n,
         exclude=frozenset(wanted.exclude),
-        now=context.time,
+        now=call.now if context.time is None else context.time,
         repeats=wanted.repeats,
         scenario=placement,
         device=context.device,

@@ -18,7 +18,8 @@ from steerec.errors import DataError
 
 _DEFLATED, _FORMAT = 1, 2  # older stores hold zlib's form, which is still read
 _DTYPES = ("<f2", "<f4", "<f8", "<i4", "<i8")
-_CODES = {np.dtype(name): code for code, name in enumerate(_DTYPES)}
+_LITTLE = [np.dtype(name) for name in _DTYPES]
+_CODES = {dtype: code for code, dtype in enumerate(_LITTLE)}
 _CODES |= {dtype.newbyteorder(">"): code for dtype, code in _CODES.items()}
 _LEVEL = 1  # 3 saves nothing more and takes half as long again; zlib takes six times as long
 
@@ -41,11 +42,17 @@ def check_packable(arrays: Sequence[NDArray[Any]]) -> None:
         DataError: if an array is of another kind.
     """
     for array in arrays:
-        if array.dtype not in _CODES or array.ndim > 2:
-            raise DataError(
-                f"an array has dtype {array.dtype} and {array.ndim} axes: "
-                f"expected one of {_DTYPES} and at most 2 axes"
-            )
+        _code_of(array)
+
+
+def _code_of(array: NDArray[Any]) -> int:
+    code = _CODES.get(array.dtype)
+    if code is None or array.ndim > 2:
+        raise DataError(
+            f"an array has dtype {array.dtype} and {array.ndim} axes: "
+            f"expected one of {_DTYPES} and at most 2 axes"
+        )
+    return code
 
 
 def pack(arrays: Sequence[NDArray[Any]]) -> bytes:
@@ -54,13 +61,12 @@ def pack(arrays: Sequence[NDArray[Any]]) -> bytes:
     Raises:
         DataError: if an array is of another kind.
     """
-    check_packable(arrays)
     heads, bodies = [struct.pack("<BB", _FORMAT, len(arrays))], []
     for array in arrays:
-        heads.append(struct.pack("<BB", _CODES[array.dtype], array.ndim))
-        heads.append(struct.pack(f"<{array.ndim}I", *array.shape))
+        code = _code_of(array)
+        heads.append(struct.pack(f"<BB{array.ndim}I", code, array.ndim, *array.shape))
         # One head after the other, each number as bytes of which all first ones come first.
-        column_wise = np.ascontiguousarray(array.T, array.dtype.newbyteorder("<")).reshape(-1)
+        column_wise = np.ascontiguousarray(array.T, _LITTLE[code])
         bodies.append(column_wise.view(np.uint8).reshape(-1, array.itemsize).T.tobytes())
     return b"".join(heads) + _OWN.press.compress(b"".join(bodies))
 

@@ -23,6 +23,7 @@ from steerec.store.values import check_id, check_number, check_optional_id, from
 
 NEWEST = 2_000  # pages remembered until they are read, some 10 kB each
 _NO_SCORES: NDArray[np.float16] = np.empty((0, 0), np.float16)
+_NONE_KNOWN: Mapping[int, "Impression"] = {}
 _NO_FLOATS: Floats = np.empty(0, np.float32)
 
 
@@ -163,11 +164,19 @@ class Impressions:
 
     def read(self, tenant: str, *, after: int = 0, limit: int = 500) -> list[Impression]:
         """At most `limit` pages with a seq above `after`, in order."""
-        t = impressions
-        wanted = (
-            sa.select(t).where(t.c.tenant == tenant, t.c.seq > after).order_by(t.c.seq).limit(limit)
-        )
-        return self._read(tenant, wanted, remembered=True)
+        t, known = impressions, dict[int, Impression]()
+
+        def of_next(*columns: Any) -> sa.Select[Any]:
+            chosen = sa.select(*columns).where(t.c.tenant == tenant, t.c.seq > after)
+            return chosen.order_by(t.c.seq).limit(limit)
+
+        if self._newest:  # most often all are remembered: what is large need not be read
+            with self._database.read() as connection:
+                rows = connection.execute(of_next(*_NAMED)).all()
+            known = self._remembered(tenant, rows)
+            if len(known) == len(rows):
+                return list(known.values())
+        return self._read(tenant, of_next(t), known)
 
     def iterate(self, tenant: str, *, after: int = 0, batch: int = 500) -> Iterator[Impression]:
         """All pages above `after` in order, a batch in memory at a time."""
@@ -203,11 +212,11 @@ class Impressions:
             self._newest.clear()
 
     def _read(
-        self, tenant: str, wanted: sa.Select[Any], *, remembered: bool = False
+        self, tenant: str, wanted: sa.Select[Any], known: Mapping[int, Impression] = _NONE_KNOWN
     ) -> list[Impression]:
+        """Args: known: pages that are remembered, by seq."""
         with self._database.read() as connection:
             rows = connection.execute(wanted).all()
-            known = self._remembered(tenant, rows) if remembered else {}
             ids = [() if row.seq in known else unpack(row.ids) for row in rows]
             numbers = {n for both in ids for part in both for n in part.tolist()}
             names = self._numbers.names(connection, tenant, numbers)
@@ -252,16 +261,10 @@ class Impressions:
             if _page(row.impression) not in stored:
                 stored.add(_page(row.impression))
                 fresh.append(row)
-        ids = set[str]().union(*(ids for row in fresh for ids in (row.items, row.pool)))
-        numbers = self._numbers.of(connection, tenant, ids)
+        ids = self._packed_ids(connection, tenant, fresh)
         pages = [
-            {
-                **row.impression,
-                "seq": place,
-                "ids": _pack_ids(row, numbers),
-                "body": pack(row.arrays),
-            }
-            for place, row in enumerate(fresh, start=seq + 1)
+            {**row.impression, "seq": place, "ids": packed, "body": pack(row.arrays)}
+            for place, (row, packed) in enumerate(zip(fresh, ids, strict=True), start=seq + 1)
         ]
         if pages:
             self._database.insert(connection, impressions, pages)
@@ -269,6 +272,18 @@ class Impressions:
         if replies:
             connection.execute(sa.insert(answers), replies)
         return found
+
+    def _packed_ids(
+        self, connection: sa.Connection, tenant: str, rows: Sequence[_Served]
+    ) -> list[bytes]:
+        """The numbers of each row's items and pool; new ids get one."""
+        try:
+            known = self._numbers.known(tenant)
+            return [_pack_ids(row, known) for row in rows]
+        except KeyError:  # seldom: the recent ones are known
+            ids = set[str]().union(*(ids for row in rows for ids in (row.items, row.pool)))
+            numbers = self._numbers.of(connection, tenant, ids)
+            return [_pack_ids(row, numbers) for row in rows]
 
 
 def _is(shown: Impression, row: sa.Row[Any]) -> bool:
@@ -290,6 +305,8 @@ def _stored(
         found.update((request_id, start) for request_id, start in connection.execute(_PAGES, asked))
     return found
 
+
+_NAMED = tuple(impressions.c[n] for n in ("seq", "request_id", "start", "time", "seed", "user_id"))
 
 # Built once: building a statement costs as much as running it.
 _PAGES = sa.select(impressions.c.request_id, impressions.c.start).where(
@@ -363,8 +380,9 @@ def _check(shown: Impression) -> None:
 
 
 def _pack_ids(row: _Served, numbers: Mapping[str, int]) -> bytes:
-    both = (np.array([*map(numbers.__getitem__, ids)], np.int32) for ids in (row.items, row.pool))
-    return pack(list(both))
+    number = numbers.__getitem__
+    items = np.fromiter(map(number, row.items), np.int32, len(row.items))
+    return pack([items, np.fromiter(map(number, row.pool), np.int32, len(row.pool))])
 
 
 def _from_row(

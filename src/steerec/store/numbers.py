@@ -24,6 +24,11 @@ class ItemNumbers:
         self._named: dict[str, dict[int, str]] = defaultdict(dict)
         self._n_known = 0
 
+    def known(self, tenant: str) -> Mapping[str, int]:
+        """item_id → number, of the recent ones."""
+        with self._lock:
+            return self._known[tenant]  # never loses an id: `clear` puts another in its place
+
     def of(self, connection: sa.Connection, tenant: str, ids: set[str]) -> Mapping[str, int]:
         """item_id → number, of these and perhaps more; new ids get one.
 
@@ -36,7 +41,7 @@ class ItemNumbers:
             known = self._known[tenant]
             unknown = sorted(check_id(i, "item_id") for i in ids.difference(known))
             if not unknown:
-                return known  # never loses an id: `clear` puts another in its place
+                return known
             found = {item_id: known[item_id] for item_id in ids if item_id in known}
         t = item_numbers
         stored: dict[str, int] = {}

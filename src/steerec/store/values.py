@@ -7,6 +7,7 @@ from typing import Any
 from steerec.errors import DataError
 
 MAX_ID_BYTES = 512
+_COMPACT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def check_id(value: object, name: str) -> str:
@@ -56,7 +57,7 @@ def to_json(value: object, name: str) -> str:
         DataError: if it holds NaN, infinity, half a character, or what JSON has no word for.
     """
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = _COMPACT.encode(value)
     except (TypeError, ValueError, RecursionError) as e:
         raise DataError(f"{name} cannot be written as JSON ({e}): expected plain values") from e
     _encoded(text, name)
