@@ -358,9 +358,13 @@ def test_workers_of_one_command_answer_alike_and_are_replaced(postgres_url, redi
     port = free_port()
     command = [sys.executable, "-m", "steerec", "serve", "--workers", "2", "--port", str(port)]
     shared = {"STEEREC_DATABASE_URL": postgres_url, "STEEREC_REDIS_URL": redis_server.url}
-    process = subprocess.Popen(
-        [*command, "--snapshot", "model"], cwd=tmp_path, env={**os.environ, **shared}
-    )
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(
+            [*command, "--snapshot", "model"],
+            cwd=tmp_path,
+            env={**os.environ, **shared},
+            stdout=said,
+        )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60.0) as client:
             wait_until(
@@ -378,6 +382,8 @@ def test_workers_of_one_command_answer_alike_and_are_replaced(postgres_url, redi
         process.terminate()
         assert process.wait(60.0) == 0
         assert not [worker for worker in left if worker.is_running()]
+        words = (tmp_path / "said").read_text("utf-8")
+        assert words.count("Ready in ") == 1  # of both, and not again of the one that came later
     finally:
         process.kill()
         process.wait()

@@ -114,10 +114,15 @@ def _serve_many(
 
     if sample:
         raise typer.BadParameter("--sample is served by one process: leave out --workers")
-    where = f"{settings.service.host}:{settings.service.port}"
-    show.out().print(f"{settings.service.workers} processes on {where}")
+    began = time.perf_counter()
+    where, docs = settings.service.addresses
+
+    def ready() -> None:
+        show.out().print(f"Ready in {time.perf_counter() - began:.1f} s: {where}, {docs}")
+
+    show.out().print(f"{settings.service.workers} processes begin on {where}")
     log_as_json()
-    run_many(Told(settings, snapshot, config))
+    run_many(Told(settings, snapshot, config), ready)
 
 
 @key.command("create")

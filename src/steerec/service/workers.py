@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.context import SpawnProcess
 from multiprocessing.reduction import ForkingPickler
+from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -54,11 +55,13 @@ def check_shared(settings: Settings) -> None:
         )
 
 
-def run_many(told: Told) -> None:
+def run_many(told: Told, ready: Callable[[], None] = lambda: None) -> None:
     """Answer with several processes until this one is told to stop.
 
     A worker that dies is replaced; one that cannot begin ends all.
 
+    Args:
+        ready: called once, as soon as as many workers answer as were asked for.
     Raises:
         ConfigError: if Redis is missing, or the address cannot be had.
     """
@@ -68,22 +71,29 @@ def run_many(told: Told) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     with _listening(service.host, service.port) as listening:
-        _supervise(told, listening, stop)
+        _supervise(told, listening, stop, ready)
 
 
-def _supervise(told: Told, listening: socket.socket, stop: threading.Event) -> None:
+def _supervise(
+    told: Told, listening: socket.socket, stop: threading.Event, ready: Callable[[], None]
+) -> None:
     # Settings hold read-only tables, which cannot be sent to another process as they are.
     ForkingPickler.register(MappingProxyType, lambda table: (_read_only, (dict(table),)))
     context = multiprocessing.get_context("spawn")
+    answering, missing = context.Semaphore(0), told.settings.service.workers
 
     def start() -> SpawnProcess:
-        made = context.Process(target=work, args=(told, listening, os.getpid()))
+        made = context.Process(target=work, args=(told, listening, os.getpid(), answering))
         made.start()
         return made
 
     workers = [start() for _ in range(told.settings.service.workers)]
     began = time.monotonic()
     while not stop.wait(LOOK_S):
+        while missing and answering.acquire(block=False):
+            missing -= 1
+            if not missing:
+                ready()
         for at, worker in enumerate(workers):
             if worker.exitcode is None:
                 continue
@@ -112,8 +122,8 @@ def _end(workers: list[SpawnProcess]) -> None:
             worker.join()
 
 
-def work(told: Told, listening: socket.socket, parent: int) -> None:
-    """One worker, in its own process."""
+def work(told: Told, listening: socket.socket, parent: int, answering: Semaphore) -> None:
+    """One worker, in its own process; it lets go of `answering` as soon as it answers."""
     from steerec.service.server import build, leaving, run
     from steerec.service.telemetry import log_as_json
 
@@ -121,7 +131,7 @@ def work(told: Told, listening: socket.socket, parent: int) -> None:
     service = build(told.settings, snapshot=told.snapshot, file=told.file)
     beside = (*service.beside, ending_with(parent))
     with leaving():
-        run(replace(service, beside=beside), [_own(listening)])
+        run(replace(service, beside=beside), [_own(listening)], ready=answering.release)
 
 
 def _own(shared: socket.socket) -> socket.socket:
