@@ -1,6 +1,7 @@
 """Lists over HTTP: availability, pages, explanations, scenarios, idempotency, and a bare start."""
 
 import asyncio
+import secrets
 from dataclasses import replace
 
 import numpy as np
@@ -255,7 +256,9 @@ def test_exploring_lists_differ_by_request_and_their_propensities_are_probabilit
     assert all(c["propensity"] == 1.0 for one in best for c in one["items"])
 
 
-def test_how_often_an_item_comes_first_is_its_propensity(shop):
+def test_how_often_an_item_comes_first_is_its_propensity(shop, monkeypatch):
+    rng = np.random.default_rng(0)  # of request ids, by which lists are drawn
+    monkeypatch.setattr(secrets, "token_hex", lambda n: rng.bytes(n).hex())
     lists = [slate(shop, n=1, scenario="explore") for _ in range(60)]
     first = lists[0]["items"][0]
     p = {c["item_id"]: c["propensity"] for one in lists for c in one["items"]}
