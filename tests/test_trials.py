@@ -174,6 +174,11 @@ def test_a_plan_that_cannot_work_is_refused(plan, what):
             DataError,
             "HEAD.FEATURE",
         ),
+        (
+            Plan("x", (Arm("a", 0.5), Arm("b", 0.5, weights={"trending.unseen_item": 1.0}))),
+            DataError,
+            "would change no list",
+        ),
         (Plan("taken", HALVES), DataError, "exists already"),
     ],
 )

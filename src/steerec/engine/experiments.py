@@ -9,6 +9,7 @@ import numpy as np
 
 from steerec.engine.live import Live
 from steerec.engine.offline import AUTHOR
+from steerec.engine.phi import OWN, UNSEEN_ITEM
 from steerec.engine.strategies import difference, from_json
 from steerec.engine.trials import Arm, Plan, Trial, metric_config, plan_of
 from steerec.errors import ConfigError, DataError
@@ -130,6 +131,12 @@ def _weighted(base: Mapping[str, Any], arm: Arm) -> dict[str, Any]:
             raise DataError(
                 f"arm {arm.name}: weight {place}={weight}: expected HEAD.FEATURE of heads "
                 f"{heads} and features {features}, and a finite number"
+            )
+        if feature == UNSEEN_ITEM or feature.startswith(OWN):
+            raise DataError(
+                f"arm {arm.name}: weight {place}={weight}: what items without events, or of one's "
+                "own, get beside is that of the strategy in force in every arm, so this would "
+                "change no list: choose a feature of the request, such as bias"
             )
         theta[heads.index(head), features.index(feature)] = weight
     return {**base, "theta": theta.tolist()}
