@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from steerec.cli import app
 from steerec.contracts import Event
+from steerec.engine import account
 from steerec.engine.standing import standings, told
 from steerec.store import open_store
 from steerec.store.impressions import Impression
@@ -112,3 +113,16 @@ def test_the_verbs_tell_estimate_and_truth_in_words_and_as_json(log, monkeypatch
     online = json.loads(said("show", "--json"))["online"]
     assert online["estimated"] == {"mean": 0.25, "ci": [0.1, 0.4]}
     assert json.loads(said("list", "--json"))["versions"][0]["online"] == online
+
+
+def test_what_people_had_before_has_a_line_of_its_own_where_it_has_weights():
+    features = ["bias", "length~0", "length~5", "length~50", "own:bias", "own:length~50"]
+    theta = [[0.2, 0.1, 0.0, 0.3, 0.4, 0.05], [0.5, 0.0, 0.0, -0.1, -0.6, 0.0]]
+    told = {"heads": ["repeat", "ease"], "features": features, "theta": theta}
+    said = account.in_context(told)
+    assert said[2:] == [
+        "  after 50 events: repeat 0.50, ease 0.40",
+        "  after 50 events, of what they had before: repeat 0.95, ease -0.20",
+    ]
+    plain = {**told, "features": features[:4], "theta": [row[:4] for row in theta]}
+    assert account.in_context(plain) == said[:3]

@@ -19,6 +19,12 @@ WHEN = {  # contexts in which weights are told, as features that are 1
     "new visitors": ("bias", "length~0"),
     "after 5 events": ("bias", "length~5"),
     "after 50 events": ("bias", "length~50"),
+    "after 50 events, of what they had before": (
+        "bias",
+        "length~50",
+        "own:bias",
+        "own:length~50",
+    ),  # where people come back to things
 }
 
 
@@ -43,7 +49,7 @@ class Account:
         version = self.version
         return [
             f"Version {version.version}, by {version.author}, {when(version.made)}.",
-            *_weighed(version.strategy),
+            *in_context(version.strategy),
             *(f"  dial {name}: {value:g}" for name, value in version.strategy["dials"].items()),
             *(
                 f"{when(move.time)} version {move.version} by {move.author}: {move.reason}"
@@ -99,8 +105,14 @@ def number(value: float | None) -> str:
     return "none" if value is None else f"{value:.4f}"
 
 
-def _weighed(strategy: Mapping[str, Any]) -> list[str]:
-    return [f"  {who}: {in_words(strategy, features)}" for who, features in WHEN.items()]
+def in_context(strategy: Mapping[str, Any]) -> list[str]:
+    """A line for each context of WHEN that the strategy has weights for."""
+    known = set(strategy["features"])
+    return [
+        f"  {who}: {in_words(strategy, features)}"
+        for who, features in WHEN.items()
+        if known.issuperset(features)
+    ]
 
 
 def _moved(version: StrategyVersion) -> list[str]:
@@ -128,7 +140,7 @@ def _online(version: StrategyVersion, stood: Stood) -> list[str]:
     if stood.theta is None:
         return []
     now_at = {**version.strategy, "theta": stood.theta.tolist()}
-    return ["The online tuner has it at:", *_weighed(now_at)]
+    return ["The online tuner has it at:", *in_context(now_at)]
 
 
 def _gained(standing: Standing) -> list[str]:
