@@ -5,13 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from steerec.contracts import History
+from steerec.contracts import OWN, History
 from steerec.engine.model import FitConfig, fit
 from steerec.engine.phi import (
     DAY_S,
     HOURS,
     NO_HISTORY,
-    OWN,
     SINCE_FIT,
     Phi,
     PhiConfig,

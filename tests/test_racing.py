@@ -49,7 +49,7 @@ def test_a_policy_is_read_the_same(seed, pool, k, clusters):
     rng = np.random.default_rng(seed)
     log = slates(rng, 20, pool, k, clusters=clusters)
     target = np.where(np.isneginf(log.scores), log.scores, rng.normal(size=log.scores.shape))
-    fast = softmax_policy(log, target, seed=seed)
+    fast = softmax_policy(log, np.asfortranarray(target), seed=seed)  # as some callers have it
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(softmax, "loaded", lambda: False)
         slow = softmax_policy(log, target, seed=seed)

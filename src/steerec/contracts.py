@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Times = NDArray[np.float64]
 Indices = NDArray[np.int32]
+OWN = "own:"  # begins names of features of items that a user had before: 0 in φ of a request
 
 
 @dataclass(frozen=True, slots=True)

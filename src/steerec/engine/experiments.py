@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from steerec.contracts import OWN
 from steerec.engine.live import Live
 from steerec.engine.offline import AUTHOR
-from steerec.engine.phi import OWN, UNSEEN_ITEM
+from steerec.engine.phi import UNSEEN_ITEM
 from steerec.engine.strategies import difference, from_json
 from steerec.engine.trials import Arm, Plan, Trial, metric_config, plan_of
 from steerec.errors import ConfigError, DataError

@@ -169,25 +169,19 @@ class Stage:
         progress = self.slates / self.config.slates
         times = self.world.start_s + visit.time
         people = [self.histories[v] for v in visit.visitor]
-        z = self._z(people, times)
+        z, phi = self._z(people, times), self.model.phi(people, times)
         allowed = ~self.hidden[visit.visitor] & (self.world.arrives <= progress)
         return Board(
             visit=visit,
             progress=progress,
             now=self._now(visit),
-            phi=self.model.phi(people, times),
+            phi=phi,
             z=z,
             allowed=allowed,
             unseen=self.model.unseen,
-            beside=self._beside(people, times, z),
+            beside=self.model.of_own(z, people, None, phi) if self.model.phi.tells_own else None,
             truth=self.world.interest(progress)[visit.visitor],
         )
-
-    def _beside(self, people: list[History], times: Times, z: Floats) -> Floats | None:
-        """See Board."""
-        if not self.model.phi.tells_own:
-            return None
-        return self.model.of_own(z, people, None, times)
 
     def _now(self, visit: Visit) -> float:
         """Seconds since the start; a world without clock has one by slates."""

@@ -148,21 +148,26 @@ class Model:
         self, z: Floats, histories: Sequence[History], items: Indices | None, now: Times
     ) -> Floats:
         """(n_histories, n) scores of the blend from z, as `scores` gives it."""
-        w = self.weights(histories, now).astype(np.float32)
+        phi = self.phi(histories, now)
+        w = (phi @ self.strategy.theta.T).astype(np.float32)
         blend = np.einsum("ch,hcn->cn", w, z)
         new = self.unseen if items is None else self.unseen[items]
         if new.any():
             more, dial = self.for_unseen
             blend[:, new] += np.einsum("h,hcn->cn", more.astype(np.float32), z[:, :, new]) + dial
         if self.phi.tells_own:
-            blend += self.of_own(z, histories, items, now)
+            blend += self.of_own(z, histories, items, phi)
         return np.asarray(blend)
 
     def of_own(
-        self, z: Floats, histories: Sequence[History], items: Indices | None, now: Times
+        self,
+        z: Floats,
+        histories: Sequence[History],
+        items: Indices | None,
+        phi: NDArray[np.float64],
     ) -> Floats:
         """(n_histories, n) float32: nats that items of each one's own history get beside Σ w z."""
-        more = self.phi.of_own(self.phi(histories, now)) @ self.strategy.theta.T
+        more = self.phi.of_own(phi) @ self.strategy.theta.T
         nats = np.zeros(z.shape[1:], np.float32)
         for row, history in enumerate(histories):
             had = had_before(history, self.data.n_items)

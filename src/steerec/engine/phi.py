@@ -9,7 +9,7 @@ from math import cos, isnan, log, log1p, nan, pi, sin
 import numpy as np
 from numpy.typing import NDArray
 
-from steerec.contracts import Floats, History, Times
+from steerec.contracts import OWN, Floats, History, Times
 from steerec.data.dataset import Dataset
 from steerec.errors import ConfigError
 
@@ -20,7 +20,6 @@ UNSEEN_ITEM = (
     "unseen_item"  # a feature of the item: 0 in φ of a request, 1 for items without events
 )
 SINCE_FIT = "since_fit~"  # share of a history that came after the fit, at a few events and at more
-OWN = "own:"  # features of an item that its user had before: 0 in φ of a request, as UNSEEN_ITEM
 HOURS = ("day_sin", "day_cos")  # where the request lies in its day
 LEAST_DAYS = 3.0  # that moments must span before weights may depend on the hour
 SINCE_FIT_LENGTHS = (1, 10)  # knots of its hats, in events
@@ -110,7 +109,7 @@ class Phi:
     @property
     def tells_own(self) -> bool:
         """Whether items that a user had before have weights beside the others'."""
-        return bool(self._told_of_own)
+        return self.fitted is not None
 
     @classmethod
     def fit(cls, data: Dataset, config: PhiConfig) -> "Phi":

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from steerec.contracts import OWN
 from steerec.errors import DataError
 
 BASELINES = ("popularity", "recent_popularity")
@@ -67,7 +68,6 @@ TRACKS: Mapping[str, str] = {
 }
 
 
-OWN_ITEMS = "own:"  # before the name of a feature that weighs for items of one's own only
 _FEATURES: Mapping[str, str] = {
     "bias": "always",
     "length~0": "no history",
@@ -86,8 +86,8 @@ def feature_words(name: str) -> str:
     """A feature of the request in words: `length~20` is a history of about 20 events."""
     if name in _FEATURES:
         return _FEATURES[name]
-    if name.startswith(OWN_ITEMS):
-        return f"items had before: {feature_words(name.removeprefix(OWN_ITEMS))}"
+    if name.startswith(OWN):
+        return f"items had before: {feature_words(name.removeprefix(OWN))}"
     kind, _, number = name.partition("~")
     if kind == "length":
         return f"history of about {number} events"

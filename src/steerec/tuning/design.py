@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from steerec.contracts import OWN
 from steerec.errors import ConfigError
 from steerec.tuning.observed import Doubles, Epoch, Observed
 
 MOST_DIMS = 256
-OFFLINE = "own:"  # columns that hold for items of one's own alone; no row of a page has them
 # What is worth learning online first; a column of no kind named here comes last.
 KINDS = (
     "bias",
@@ -42,7 +42,7 @@ def choose_columns(
             f"tuning: {n_heads} heads and {n_positions} places need more than {most} numbers; "
             "use fewer heads or fewer places"
         )
-    learnt = [c for c in range(len(features)) if not features[c].startswith(OFFLINE)]
+    learnt = [c for c in range(len(features)) if not features[c].startswith(OWN)]
     order = sorted(learnt, key=lambda column: _kind(features[column]))
     return tuple(sorted(order[:room]))
 

@@ -84,7 +84,7 @@ class _Race:
     """One block of slates."""
 
     def __init__(self, scores: Doubles, shown: Array) -> None:
-        self.scores = scores - scores.max(axis=1, keepdims=True)
+        self.scores = np.ascontiguousarray(scores - scores.max(axis=1, keepdims=True))
         self.scores_f32 = self.scores.astype(np.float32)
         self.shown = shown
         self.mass = np.exp(self.scores)
