@@ -231,6 +231,31 @@ def test_chosen_cases_keep_their_targets_and_histories(data, chooser):
         assert taken.lengths()[new] == len(cases.history(old))
 
 
+@many
+@given(datasets(least=6), st.integers(0, 3))
+def test_cases_ask_for_some_of_their_targets(data, which):
+    try:
+        cases = split_baskets(one_event_a_basket(data), 0.5).cases
+    except DataError:
+        assume(False)
+    wanted = np.arange(data.n_items) % 4 != which
+    asked = cases.asking_for(wanted)
+    assert len(asked) == len(cases)
+    for c in range(len(cases)):
+        before = cases.targets[cases.offsets[c] : cases.offsets[c + 1]]
+        after = asked.targets[asked.offsets[c] : asked.offsets[c + 1]]
+        assert after.tolist() == [i for i in before.tolist() if wanted[i]]
+
+
+def test_a_basket_that_names_a_thing_twice_asks_for_it_once():
+    rows = [("u", "a", 1.0, "p"), ("u", "b", 1.0, "p"), ("u", "b", 9.0, "q"), ("u", "b", 9.0, "q")]
+    columns = ["user_id", "item_id", "timestamp", "basket"]
+    cases = split_baskets(
+        build_dataset(pl.DataFrame(rows, schema=columns, orient="row")), 0.5
+    ).cases
+    assert cases.targets.tolist() == [1]
+
+
 def test_a_split_by_time_without_times_is_refused():
     events = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"]})
     with pytest.raises(DataError, match="needs a time for every event"):

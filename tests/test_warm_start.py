@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from steerec.engine.blend import BlendConfig
+from steerec.engine.holdout import hold_out
 from steerec.engine.lessons import Aids, Teacher, going_on_from
-from steerec.engine.model import FitConfig, fit, hold_out
+from steerec.engine.model import FitConfig, fit
 from steerec.errors import DataError
 from steerec.heads.contract import HistoryHead, Lesson
 from steerec.heads.gru import Gru, GruConfig

@@ -102,7 +102,8 @@ class FitSettings:
     Attributes:
         heads: all, quick (those that do not train by epochs), trained, names from the table of
             heads, or `module:Class` of your own.
-        holdout: auto, last (each user's last event), time or basket.
+        holdout: auto, last (each user's last event), time or basket; auto: by basket where most
+            events go on with one.
         holdout_quantile: share of the time line that lies before the held-out cases.
         repeats: whether items of a user's own history may be recommended; not set: as the data do.
         only_new: held-out baskets count only items that are new to their user.

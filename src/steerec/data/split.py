@@ -62,6 +62,16 @@ class Cases:
             now=self.now[chosen],
         )
 
+    def asking_for(self, items: NDArray[np.bool_]) -> "Cases":
+        """The same cases, of whose targets only those among these items are left.
+
+        Args:
+            items: (n_items,) which.
+        """
+        keep = items[self.targets]
+        offsets = np.concatenate([[0], np.cumsum(keep)])[self.offsets]
+        return replace(self, targets=self.targets[keep], offsets=offsets)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -152,11 +162,13 @@ def split_by_time(data: Dataset, quantile: float) -> Split:
     return split
 
 
-def split_after(data: Dataset, moment: float, *, least: int) -> Split:
+def split_after(data: Dataset, moment: float, *, least: int, baskets: bool = False) -> Split:
     """Events up to a moment (Unix seconds) train; later ones are cases, as in `split_by_time`.
 
     For what goes on from a model that has seen all events up to then, and none of the cases.
 
+    Args:
+        baskets: the cases are whole baskets, as in `split_baskets`, if there are enough.
     Raises:
         DataError: if times are missing, or there are fewer than `least` cases.
     """
@@ -165,6 +177,8 @@ def split_after(data: Dataset, moment: float, *, least: int) -> Split:
             "going on from an earlier snapshot needs a time for every event, to hold out cases "
             "that the snapshot has not seen: fit without --from"
         )
+    if baskets and len((whole := _split_baskets_at(data, moment)).cases) >= least:
+        return whole
     split = _split_at(data, moment)
     if len(split.cases) < least:
         raise DataError(
@@ -202,10 +216,25 @@ def take_at(data: Dataset, positions: NDArray[np.int64]) -> Dataset:
 
 
 def _opens(data: Dataset) -> NDArray[np.bool_]:
-    """(n_events,): which events open a basket; users who share a number have one each."""
+    """(n_events,): which events open a basket; users who share a number have one each.
+
+    Where there are no baskets, what a user did at one moment is one.
+    """
     opens = np.ones(data.n_events, bool)
-    opens[1:] = (data.basket[1:] != data.basket[:-1]) | (data.user_idx[1:] != data.user_idx[:-1])
+    of = data.basket if data.has_baskets else data.time
+    opens[1:] = (of[1:] != of[:-1]) | (data.user_idx[1:] != data.user_idx[:-1])
     return opens
+
+
+def n_baskets(data: Dataset) -> int:
+    """Baskets, each of one user; where there are none, moments."""
+    return int(np.count_nonzero(_opens(data)))
+
+
+def _each_once(items: Indices) -> Indices:
+    """The items in order of their first place."""
+    _, first = np.unique(items, return_index=True)
+    return items if len(first) == len(items) else items[np.sort(first)]
 
 
 def basket_core(data: Dataset, *, item_baskets: int, user_baskets: int) -> Dataset:
@@ -223,43 +252,49 @@ def split_baskets(data: Dataset, quantile: float, *, only_new: bool = False) -> 
     """Baskets up to the quantile of their times train; each later one is a case.
 
     Args:
-        data: one event per (user, item, basket), a basket's events side by side.
+        data: a basket's events side by side; without baskets, what a user did at one moment is one.
         only_new: leave out of the targets what the user bought before.
 
     Raises:
         DataError: if no later basket belongs to a user with an earlier one.
     """
+    times = np.minimum.reduceat(data.time, np.flatnonzero(_opens(data)))
+    split = _split_baskets_at(data, float(np.quantile(times, quantile)), only_new=only_new)
+    if len(split.cases) == 0:
+        raise DataError(
+            "no later basket belongs to a user with an earlier one: give more events, or use "
+            "--protocol loo"
+        )
+    return split
+
+
+def _split_baskets_at(data: Dataset, moment: float, *, only_new: bool = False) -> Split:
     start = np.flatnonzero(_opens(data))
     stop = np.append(start[1:], data.n_events)
     basket_time = np.minimum.reduceat(data.time, start)
-    early = basket_time <= np.quantile(basket_time, quantile)
+    early = basket_time <= moment
     train = data.take(np.repeat(early, stop - start))
     known = np.bincount(train.item_idx, minlength=data.n_items) > 0
     cases, targets, sizes = [], [], []
     for b in np.flatnonzero(~early):
         first = data.starts[data.user_idx[start[b]]]
         items = data.item_idx[start[b] : stop[b]]
-        items = items[known[items]]
+        items = _each_once(items[known[items]])
         if only_new:
             items = items[~np.isin(items, data.item_idx[first : start[b]])]
         if start[b] > first and len(items):
             cases.append(b)
             targets.append(items)
             sizes.append(len(items))
-    if not cases:
-        raise DataError(
-            "no later basket belongs to a user with an earlier one: give more events, or use "
-            "--protocol loo"
-        )
-    at = start[cases]
+    at = start[np.array(cases, np.int64)]
     return Split(
         train,
         Cases(
             data=data,
             user_idx=data.user_idx[at],
             stop=at,
-            targets=np.concatenate(targets),
-            offsets=np.concatenate([[0], np.cumsum(sizes)]),
-            now=basket_time[cases],
+            targets=np.concatenate([np.empty(0, np.int32), *targets]),
+            offsets=np.concatenate([[0], np.cumsum(np.array(sizes, np.int64))]),
+            now=basket_time[np.array(cases, np.int64)],
         ),
     )

@@ -12,16 +12,7 @@ from numpy.typing import NDArray
 
 from steerec.contracts import Floats, History, Indices, Strategy, Times
 from steerec.data.dataset import Dataset
-from steerec.data.distinct import distinct
-from steerec.data.split import (
-    Cases,
-    Split,
-    leave_last_out,
-    split_after,
-    split_baskets,
-    split_by_time,
-    withhold,
-)
+from steerec.data.split import Cases, Split, withhold
 from steerec.engine.blend import (
     BlendConfig,
     Candidates,
@@ -30,6 +21,7 @@ from steerec.engine.blend import (
 )
 from steerec.engine.calibrate import Calibration, CalibrationConfig, Sample, fit_calibration
 from steerec.engine.fused import Fused
+from steerec.engine.holdout import hold_out, resolved_holdout
 from steerec.engine.kin import with_kin
 from steerec.engine.lessons import Aids, Teacher, early_heads, late_heads, trained_on
 from steerec.engine.newcomers import TASTE_FROM, first_steps, set_users_aside
@@ -47,7 +39,6 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]  # what is done, steps done, steps in all
 MOST_NEWCOMERS = 1_000  # cases without history that the weights for newcomers are fitted on
 UNSEEN_DIAL = "unseen_items"  # nats that an item without events gets beside what heads say of it
-LEAST_AFTER = 200  # cases needed after what earlier heads, which are gone on from, have seen
 BATCH_BYTES = 64_000_000  # scores of all heads held at once
 
 
@@ -58,7 +49,8 @@ class FitConfig:
     Attributes:
         heads: names from the table of heads, or `module:Class` of your own; those that train by
             epochs are asked for by name.
-        holdout: how the cases for calibration and θ are set aside: auto, last, time, basket.
+        holdout: how the cases for calibration and θ are set aside: auto, last, time, basket; see
+            engine.holdout.
         repeats: whether items of a user's own history may be recommended; None: if the data has
             at least 2 % repeats.
         refit: what becomes of heads that train by epochs once calibration and θ are fitted: they
@@ -234,12 +226,12 @@ def fit(
         DataError: if there is too little data to hold anything out, or no head can be fitted.
     """
     tell, aids = progress or unwatched, aids or Aids()
-    config = config if aids.newest is None else replace(config, holdout="time")
     repeats = data.has_repeats if config.repeats is None else config.repeats
     absent = np.bincount(data.item_idx, minlength=data.n_items) == 0
     split = hold_out(data, config, after=aids.newest)
     unseen = _pretend_unseen(split.cases, absent, config.blend.unseen_share, rng)
-    last, withheld = resolved_holdout(data, config) == "last", bool(unseen.any())
+    last = resolved_holdout(data, config, after=aids.newest) == "last"
+    withheld = bool(unseen.any())
     split, few = _for_first_round(split, unseen, config, rng, last=last, repeats=repeats)
     lessons = trained_on(data, split.train, last=last, withheld=withheld, config=config)
     steps, teacher = 2 * len(config.heads) + 2, Teacher(config.settings, aids, tell)
@@ -282,32 +274,6 @@ def _with_fused(model: Model, config: PoolConfig, rng: np.random.Generator) -> M
     return replace(model, fused=fused, seconds=seconds)
 
 
-def hold_out(data: Dataset, config: FitConfig, *, after: float | None = None) -> Split:
-    """Set cases aside: by basket or time where the data has them, else each user's last event.
-
-    Args:
-        after: Unix seconds up to which heads that are gone on from have seen events: then all
-            cases come later, since those heads know what came before.
-    Raises:
-        DataError: if there are too few.
-    """
-    if after is not None:
-        return split_after(data, after, least=LEAST_AFTER)
-    kind = resolved_holdout(data, config)
-    if kind == "basket":
-        return split_baskets(data, config.holdout_quantile, only_new=config.only_new)
-    if kind == "time":
-        return split_by_time(data, config.holdout_quantile)
-    return leave_last_out(data)
-
-
-def resolved_holdout(data: Dataset, config: FitConfig) -> str:
-    """last, time or basket: what `auto` comes to on these data."""
-    if config.holdout != "auto":
-        return config.holdout
-    return "time" if data.has_times and len(distinct(data.time)) >= 10 else "last"
-
-
 def _sample_cases(cases: Cases, most: int, rng: np.random.Generator) -> Cases:
     if len(cases) <= most:
         return cases
@@ -342,7 +308,7 @@ def _pretend_unseen(
     if not absent.any():
         return none
     drawn = (rng.random(len(absent)) < share) & ~absent
-    return none if _has_target(cases, drawn).all() else drawn
+    return drawn if _has_target(cases, ~drawn).any() else none
 
 
 def _for_first_round(
@@ -459,12 +425,10 @@ def _calibrations(
 ) -> dict[str, Calibration]:
     """Fitted on scores of targets, and of whole catalogues for some cases; of seen items only."""
     config, hidden = first.config.calibration, first.unseen | first.absent
-    chosen = np.arange(len(scorer.cases))
-    if hidden.any():
-        chosen = np.flatnonzero(~_has_target(scorer.cases, first.unseen))
+    chosen = np.flatnonzero(_has_target(scorer.cases, ~first.unseen))
     if len(chosen) > config.max_cases:
         chosen = chosen[np.sort(rng.choice(len(chosen), config.max_cases, replace=False))]
-    cases = scorer.cases.take(chosen)
+    cases = scorer.cases.take(chosen).asking_for(~first.unseen)
     n_drawn = int(np.clip(config.max_background // max(cases.data.n_items, 1), 50, len(cases)))
     drawn = np.zeros(len(cases), bool)
     drawn[rng.choice(len(cases), min(n_drawn, len(cases)), replace=False)] = True

@@ -16,9 +16,10 @@ from steerec.encoders import EncoderConfig
 from steerec.engine.about import ENCODER_NOTE
 from steerec.engine.carry import REQUESTS, carry_over
 from steerec.engine.growth import ItemChange, columns_of, table_with
+from steerec.engine.holdout import LEAST_AFTER
 from steerec.engine.lessons import Aids, going_on_from, trains
 from steerec.engine.live import LOG_SEQ
-from steerec.engine.model import LEAST_AFTER, UNSEEN_DIAL, FitConfig, Model, Progress, fit
+from steerec.engine.model import UNSEEN_DIAL, FitConfig, Model, Progress, fit
 from steerec.engine.strategies import CARRIED, FIT, difference, from_json, speaks_of, to_json
 from steerec.engine.texts import HASHING, encode_items, with_vectors
 from steerec.errors import DataError

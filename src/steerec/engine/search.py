@@ -11,8 +11,9 @@ import numpy as np
 
 from steerec.data.dataset import Dataset
 from steerec.data.split import Cases
+from steerec.engine.holdout import hold_out
 from steerec.engine.lessons import Aids, Teacher
-from steerec.engine.model import FitConfig, batches, hold_out, rankable
+from steerec.engine.model import FitConfig, batches, rankable
 from steerec.errors import ConfigError, DataError, MissingExtraError
 from steerec.evaluation.metrics import ndcg
 from steerec.evaluation.ranks import ranks_of
