@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from steerec.cli import app
-from steerec.contracts import Event, Query
+from steerec.contracts import Event, Query, Strategy
 from steerec.engine.experiments import follow_experiments, start
 from steerec.engine.live_config import LiveConfig, ScenarioConfig
 from steerec.engine.logged import rewarded, rows_after
-from steerec.engine.offline import AUTHOR, learnt_theta, slates_of, tune
+from steerec.engine.offline import AUTHOR, Proposal, learnt_theta, slates_of, to_ramp, tune
 from steerec.engine.proposals import searched_theta
 from steerec.engine.ramps import tune_or_ramp
 from steerec.engine.strategies import from_json
@@ -21,7 +21,7 @@ from steerec.engine.trials import Arm, Plan, plan_of
 from steerec.service.schemas import TunedOut
 from steerec.store import open_store
 from steerec.store.log import LoggedEvent
-from steerec.tuning.ope.gate import GateConfig
+from steerec.tuning.ope.gate import Decision, GateConfig
 from steerec.tuning.ope.log import SlateLog
 from steerec.tuning.ope.softmax import conditional
 from steerec.tuning.reward import DAY_S
@@ -157,6 +157,28 @@ def test_slates_drawn_without_chance_cannot_tell(tmp_path):
     assert (found.slates, found.left_out, found.version) == (0, 30, None)
     assert "temperature" in found.why
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("tried", "taken"),
+    [
+        ([("ramp", -0.9, 1.2), ("ramp", -0.1, 0.3)], 1),  # the boldest may lose most
+        ([("ramp", -0.1, 0.3), ("ramp", -0.9, 1.2)], 0),
+        ([("ramp", -0.2, 0.0), ("ramp", -0.9, 1.2), ("keep", 0.0, 0.5)], 1),  # not better for sure
+        ([("keep", 0.0, 0.5)], None),
+    ],
+)
+def test_the_proposal_to_lose_least_by_is_shown_to_a_few(tried, taken):
+    strategy = Strategy(("content",), ("bias",), np.ones((1, 1)))
+    made = [
+        Proposal(
+            str(number),
+            strategy,
+            Decision(action, "", (low + high) / 2, (low, high), 9.0, 0.0, "dr", 0.05),
+        )
+        for number, (action, low, high) in enumerate(tried)
+    ]
+    assert to_ramp(made) is (None if taken is None else made[taken])
 
 
 def ramped(folder):

@@ -55,7 +55,8 @@ class Tuned:
         slates: those that could be learnt from; they were drawn with chance.
         left_out: slates drawn without chance, or of another model.
         version: that was stored and put in force; None: the present one stays.
-        asks: the first proposal that the log knows too little of; None: there is none.
+        asks: the proposal that the log knows too little of and that is shown to a few; None: there
+            is none.
     """
 
     slates: int
@@ -148,8 +149,17 @@ def tune(
     said = tuple((one.name, one.decision) for one in tried)
     if tried[-1].decision.action == "promote":
         return Tuned(len(slates.log), left_out, said, _promote(store, tenant, tried[-1], now))
-    thin = (one for one in tried if one.decision.action == "ramp" and one.decision.interval[1] > 0)
-    return Tuned(len(slates.log), left_out, said, None, next(thin, None))
+    return Tuned(len(slates.log), left_out, said, None, to_ramp(tried))
+
+
+def to_ramp(tried: Sequence[Proposal]) -> Proposal | None:
+    """The proposal to be shown to a few: of those that may be better, the one to lose least by.
+
+    By the lower bound of its interval: a step so bold that the log stands for a handful of its
+    slates comes after one that it knows more of. None: no proposal asks for it.
+    """
+    thin = [one for one in tried if one.decision.action == "ramp" and one.decision.interval[1] > 0]
+    return max(thin, key=lambda one: one.decision.interval[0], default=None)
 
 
 def _proposed(
